@@ -1,0 +1,1 @@
+"""operandi: operando scattering tomography as a bluesky and Tiled data service."""

@@ -1,0 +1,134 @@
+"""The published contract: the tree of a result, and the products that fill it.
+
+A result lives under ``<root>/<key>`` of a Tiled server. The pipeline says what to publish with the products of
+this module, in order; a sink carries them out. Each is idempotent: a block always lands at the same offset, and
+rows carry the column by which a repeated delivery is recognised.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+PROCESSED, RAW = "processed", "raw"
+RESULT_SPEC = "OperandoRun"
+STEPS, LEDGER, ECHEM = ("steps",), ("ledger",), ("echem",)
+
+NodePath = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """Declare a container node below the result; ``path`` ``()`` is the result itself."""
+
+    path: NodePath
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    specs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """Declare an array node.
+
+    ``shape`` is the shape at declaration; an axis 0 of length 0 grows with the blocks written. ``chunks`` has one
+    length for each dimension; ``fill`` is the value of cells that no block covers.
+    """
+
+    path: NodePath
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    dtype: str = "float32"
+    fill: float = float("nan")
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Declare an appendable table: ``columns`` name → numpy dtype string (``"str"`` for text), ``order`` the column that only grows."""
+
+    path: NodePath
+    columns: Mapping[str, str]
+    order: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Write ``data`` at ``offset`` of a declared array, growing its first axis where it must."""
+
+    path: NodePath
+    offset: tuple[int, ...]
+    data: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Append rows to a declared table; rows whose ``order`` value is already there are left alone."""
+
+    path: NodePath
+    columns: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """Nothing more comes: ``metadata`` completes the result's own."""
+
+    metadata: Mapping[str, Any]
+
+
+Product = Container | Array | Table | Block | Rows | Closed
+
+STEP_COLUMNS: Mapping[str, str] = {
+    "step": "int64",
+    "frame": "int64",
+    "set_first": "int64",
+    "set_last": "int64",
+    "t_start": "float64",
+    "t_end": "float64",
+    "q_start_mah": "float64",
+    "q_end_mah": "float64",
+    "q_mah": "float64",
+    "voltage": "float64",
+    "current": "float64",
+    "phase": "str",
+    "coverage": "float64",
+    "quality": "str",
+}
+LEDGER_COLUMNS: Mapping[str, str] = {
+    "entry": "int64",
+    "set": "int64",
+    "stream": "str",
+    "seq_num": "int64",
+    "status": "str",
+    "reason": "str",
+}
+ECHEM_COLUMNS: Mapping[str, str] = {
+    "time": "float64",
+    "voltage": "float64",
+    "current": "float64",
+    "charge": "float64",
+    "step": "int64",
+    "cycle": "int64",
+}
+
+
+def fingerprint(content: Any) -> str:
+    """Hex SHA-256 of JSON-serialisable ``content``, the same whatever the order of its mappings' keys."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def result_key(*, started: float, sample: str, run_uid: str, identity: Any) -> str:
+    """The key of a result, such as ``20261122-1403_cell-17_219cc7b4_5f3a9c01``: when, what, which run, which result.
+
+    ``started`` is the run's start in UTC epoch seconds; ``identity`` is everything that decides the numbers
+    (experiment, code version).
+    """
+    when = datetime.fromtimestamp(started, UTC).strftime("%Y%m%d-%H%M")
+    name = "".join(c if c.isalnum() or c in "-." else "-" for c in sample)
+    return f"{when}_{name}_{run_uid[:8]}_{fingerprint([run_uid, identity])[:8]}"
