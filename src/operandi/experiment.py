@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # YAML reads yes, no, on and off as switches, and pydantic would take them for 1 and 0.
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
+            raise ValueError(f"is read as the switch {str(value).lower()}, which has no meaning here: write a number, or text in quotes")
+        return value
 
 
 class Sample(_Section):
     """What is in the beam."""
 
-    name: str
+    name: Annotated[str, Field(min_length=1)]
     """Short name; becomes part of the key of every result."""
     description: str = ""
+    """For people; decides nothing."""
 
 
 class Geometry(_Section):
@@ -36,7 +46,9 @@ class Integration(_Section):
     """How an image becomes a pattern."""
 
     q_min_inv_angstrom: Annotated[float, Field(ge=0)]
+    """Lower edge of the first point in q."""
     q_max_inv_angstrom: Positive
+    """Upper edge of the last point in q."""
     bins: Annotated[int, Field(ge=2)] = 1000
     """Number of points in q, of equal width, from q_min to q_max (the outer edges of the first and last)."""
     splitting: Literal["no", "bbox", "full"] = "full"
@@ -44,7 +56,9 @@ class Integration(_Section):
     polarization: Annotated[float, Field(ge=-1, le=1)] | None = 0.99
     """Polarization factor, null for none."""
     dark: Path | None = None
+    """Image to subtract, counts in one exposure."""
     flat: Path | None = None
+    """Image to divide by, the relative response of each pixel."""
     dummy: float | None = None
     """Value of an invalid pixel besides the negative ones, which always are invalid."""
 
@@ -59,8 +73,11 @@ class Keys(_Section):
     """Names of the data keys in the run's documents."""
 
     image: str = "pilatus"
+    """The detector's images."""
     rotation: str = "rotation"
+    """Angle of the sample, degrees."""
     translation: str = "translation"
+    """Position of the sample across the beam, mm."""
     monitor: str | None = "monitor"
     """Incident flux; null where there is none."""
     time: str | None = "time"
@@ -71,16 +88,22 @@ class Scan(_Section):
     """How the cell is scanned: sets of interlaced projections by a pencil beam."""
 
     stream: str = "primary"
+    """Name of the stream that holds the images."""
     keys: Keys = Keys()
     sets: Count
+    """Interlaced passes of the whole experiment."""
     rotations_per_set: Count
+    """Lines, one at each angle, in one set."""
     rotation_start_deg: float = 0.0
+    """Angle of the first line of the first set."""
     rotation_range_deg: Positive = 180.0
     """Range that one set covers; its last angle lies one step before the end."""
     interlaces: Count = 2
     """Set s is turned by (s mod interlaces) / interlaces of a rotation step."""
     translations: Annotated[int, Field(ge=2)]
+    """Positions, one image each, in one line; also the edge of the map in points."""
     translation_start_mm: float
+    """Centre of the first position."""
     translation_stop_mm: float
     """Centre of the last position (included)."""
     travel: Literal["alternating", "forward"] = "alternating"
@@ -90,6 +113,7 @@ class Scan(_Section):
     window_sets: Count = 2
     """Consecutive sets behind one frame."""
     window_step: Count = 1
+    """Sets between the starts of two frames."""
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -112,6 +136,15 @@ class Potentiostat(_Section):
     late_s: Annotated[float, Field(ge=0)] = 60.0
     """How long a live frame waits, after the run's end, for a log that lags."""
 
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValueError(f"{name!r} is no time zone of the IANA data base: write one such as Europe/Paris or UTC") from error
+        return name
+
 
 class Corrections(_Section):
     """What is done to a sinogram before reconstruction."""
@@ -128,7 +161,9 @@ class Reconstruction(_Section):
     """How sinograms become volumes."""
 
     method: Literal["fbp"] = "fbp"
+    """Filtered back projection, every point in q by itself."""
     filter: Literal["ramp", "shepp-logan", "cosine", "hann"] = "ramp"
+    """Filter of the projections; all but the ramp trade sharpness for less noise."""
     axis_mm: float | None = None
     """Position of the rotation axis on the translation axis; null finds it in the first frame."""
 
@@ -136,10 +171,14 @@ class Reconstruction(_Section):
 class QWindow(_Section):
     """A map: the intensity of each voxel's pattern between two q, above its background."""
 
-    phase: str
+    phase: Annotated[str, Field(min_length=1)]
+    """Name of the map; each only once."""
     q_min_inv_angstrom: Positive
+    """Lower edge of the window."""
     q_max_inv_angstrom: Positive
+    """Upper edge of the window."""
     background: Literal["linear", "constant", "none"] = "linear"
+    """What is subtracted under the peak: a line through both sides of the window, their mean, or nothing."""
 
     @model_validator(mode="after")
     def _ordered(self):
@@ -151,10 +190,54 @@ class QWindow(_Section):
 class Composite(_Section):
     """Maps in false colour; each colour shows one phase or the sum of several."""
 
-    name: str
+    name: Annotated[str, Field(min_length=1)]
+    """Name of the picture; each only once."""
     red: tuple[str, ...] = ()
+    """Phases shown in red."""
     green: tuple[str, ...] = ()
+    """Phases shown in green."""
     blue: tuple[str, ...] = ()
+    """Phases shown in blue."""
+
+
+# The windows of Lübke et al. (10.1039/D4EE00590B, supporting information) where they state one; those of LiC6, LiC12, delithiated
+# NMC and both NMC 110 come from the lattice constants.
+DEFAULT_WINDOWS: tuple[QWindow, ...] = tuple(
+    QWindow(phase=phase, q_min_inv_angstrom=q_min, q_max_inv_angstrom=q_max)
+    for phase, q_min, q_max in (
+        ("separator", 1.50, 1.56),
+        ("LiC6", 1.66, 1.73),
+        ("LiC12", 1.75, 1.80),
+        ("graphite", 1.82, 1.90),
+        ("Al", 2.66, 2.72),
+        ("NMC lithiated 110", 4.37, 4.41),
+        ("NMC delithiated 110", 4.43, 4.47),
+        ("NMC lithiated", 4.57, 4.62),
+        ("NMC delithiated", 4.62, 4.67),
+        ("Cu", 4.85, 4.95),
+        ("casing", 5.05, 5.08),
+    )
+) + (QWindow(phase="silicon", q_min_inv_angstrom=0.025, q_max_inv_angstrom=0.1, background="none"),)
+"""The maps of an experiment file that names none, as far as its q range holds them."""
+
+DEFAULT_COMPOSITES: tuple[Composite, ...] = (
+    Composite(name="cathode", red=("NMC delithiated",), green=("NMC lithiated",)),
+    Composite(name="anode", red=("graphite",), green=("LiC6",), blue=("LiC12",)),
+)
+"""The pictures of an experiment file that names none, as far as it has their maps."""
+
+
+def _windows_in_range(validated: dict[str, Any]) -> tuple[QWindow, ...]:
+    integration = validated.get("integration")
+    if integration is None:
+        return ()
+    low, high = integration.q_min_inv_angstrom, integration.q_max_inv_angstrom
+    return tuple(w for w in DEFAULT_WINDOWS if low <= w.q_min_inv_angstrom and w.q_max_inv_angstrom <= high)
+
+
+def _composites_of_windows(validated: dict[str, Any]) -> tuple[Composite, ...]:
+    phases = {window.phase for window in validated.get("windows", ())}
+    return tuple(c for c in DEFAULT_COMPOSITES if phases.issuperset((*c.red, *c.green, *c.blue)))
 
 
 class Publishing(_Section):
@@ -180,15 +263,20 @@ class Experiment(_Section):
     potentiostat: Potentiostat | None = None
     corrections: Corrections = Corrections()
     reconstruction: Reconstruction = Reconstruction()
-    windows: tuple[QWindow, ...]
-    composites: tuple[Composite, ...] = ()
+    windows: tuple[QWindow, ...] = Field(default_factory=_windows_in_range)
+    """The maps; omitted: those of the default windows that lie inside the q range."""
+    composites: tuple[Composite, ...] = Field(default_factory=_composites_of_windows)
+    """The pictures; omitted: cathode and anode, where their phases have windows."""
     publishing: Publishing = Publishing()
 
     @model_validator(mode="after")
     def _known_phases(self):
         phases = [window.phase for window in self.windows]
         if twice := {p for p in phases if phases.count(p) > 1}:
-            raise ValueError(f"windows name {sorted(twice)} twice")
+            raise ValueError(f"windows name {', '.join(sorted(twice))} twice: give each map a name of its own")
+        names = [composite.name for composite in self.composites]
+        if twice := {n for n in names if names.count(n) > 1}:
+            raise ValueError(f"composites name {', '.join(sorted(twice))} twice: give each picture a name of its own")
         for composite in self.composites:
             for phase in (*composite.red, *composite.green, *composite.blue):
                 if phase not in phases:
