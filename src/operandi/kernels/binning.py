@@ -1,0 +1,115 @@
+"""Sparse binning of images: sums over the pixels of each bin, for blocks of images at once.
+
+A pixel contributes to a run of neighbouring bins, with one coefficient for each (the share of the pixel that falls
+into the bin).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit, prange
+from scipy import sparse
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """Which share of which pixel falls into which bin; pixels in the order of the image.
+
+    Pixel ``p`` falls into the bins ``first[p] … first[p] + n - 1`` with the shares ``shares[start[p]:start[p + 1]]``,
+    n being their number; a pixel to be ignored has none.
+    """
+
+    first: np.ndarray
+    """(pixel,) int32."""
+    start: np.ndarray
+    """(pixel + 1,) int32."""
+    shares: np.ndarray
+    """(entry,) float32."""
+    weight: np.ndarray
+    """(pixel,) float32, the correction by which a pixel's counts are to be divided."""
+    dark: np.ndarray
+    """(pixel,) float32, subtracted from the counts."""
+    norm: np.ndarray
+    """(bin,) float64, sum of share times weight over all pixels of the operator."""
+    entries: np.ndarray
+    """(bin,) int64, number of pixels that reach the bin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What the pixels of each bin add up to; arrays (image, bin), float64."""
+
+    signal: np.ndarray
+    """Sum of share times (counts - dark)."""
+    variance: np.ndarray
+    """Sum of share squared times counts, at least 1 for each pixel (Poisson)."""
+    norm: np.ndarray
+    """Sum of share times weight; exactly 0 where no valid pixel reaches the bin."""
+
+
+def compile_operator(matrix: sparse.csr_array, weight: np.ndarray, dark: np.ndarray) -> Operator:
+    """Reorder a sparse matrix (bin, pixel) of shares by pixel.
+
+    ``weight`` and ``dark`` are (pixel,). Pixels whose weight is zero or not finite, or whose dark is not finite, are left out.
+    Gaps in a pixel's run of bins are filled with shares of zero.
+    """
+    usable = np.isfinite(weight) & (weight != 0) & np.isfinite(dark)
+    rows = np.repeat(np.arange(matrix.shape[0], dtype=np.int32), np.diff(matrix.indptr))
+    keep = usable[matrix.indices] & (matrix.data != 0)
+    rows, columns, values = rows[keep], matrix.indices[keep], matrix.data[keep]
+    n_bins, n_pixels = matrix.shape
+    first = np.full(n_pixels, n_bins, np.int32)
+    last = np.full(n_pixels, -1, np.int32)
+    np.minimum.at(first, columns, rows)
+    np.maximum.at(last, columns, rows)
+    length = np.where(last >= 0, last - first + 1, 0)
+    start = np.zeros(n_pixels + 1, np.int32)
+    np.cumsum(length, out=start[1:])
+    shares = np.zeros(start[-1], np.float32)
+    shares[start[columns] + rows - first[columns]] = values
+    first[length == 0] = 0
+    weight = np.where(usable, weight, 0).astype(np.float32)
+    norm = np.bincount(rows, values.astype(np.float64) * weight[columns], n_bins)
+    return Operator(
+        first, start, shares, weight, np.where(usable, dark, 0).astype(np.float32), norm, np.bincount(rows, minlength=n_bins)
+    )
+
+
+def bin_images(operator: Operator, images: np.ndarray, *, dummy: float = np.nan, delta_dummy: float = 0.0) -> Sums:
+    """Sum ``images`` (image, pixel) into the bins.
+
+    A pixel is ignored in an image, in signal and in norm, where its value is negative, not finite, or within
+    ``delta_dummy`` of ``dummy`` (NaN: there is none).
+    """
+    shape = (len(images), len(operator.norm))
+    signal, variance, norm = (np.empty(shape) for _ in range(3))
+    _bin_images(
+        images, operator.first, operator.start, operator.shares, operator.weight, operator.dark, operator.norm, operator.entries,
+        np.float32(dummy), np.float32(delta_dummy), signal, variance, norm,
+    )  # fmt: skip
+    return Sums(signal, variance, norm)
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _bin_images(images, first, start, shares, weight, dark, all_norm, all_entries, dummy, delta_dummy, signal, variance, norm):
+    for i in prange(images.shape[0]):
+        image = images[i]
+        sig, var = np.zeros(all_norm.size), np.zeros(all_norm.size)
+        lost_norm, lost = np.zeros(all_norm.size), np.zeros(all_norm.size, np.int64)
+        for p in range(image.size):
+            value = np.float32(image[p])
+            invalid = value < 0 or not np.isfinite(value) or abs(value - dummy) <= delta_dummy
+            b = first[p]
+            for e in range(start[p], start[p + 1]):
+                share = np.float64(shares[e])
+                if invalid:
+                    if share != 0:
+                        lost_norm[b] += share * weight[p]
+                        lost[b] += 1
+                else:
+                    sig[b] += share * (value - dark[p])
+                    var[b] += share * share * max(value, np.float32(1))
+                b += 1
+        for b in range(all_norm.size):
+            signal[i, b], variance[i, b] = sig[b], var[b]
+            norm[i, b] = all_norm[b] - lost_norm[b] if all_entries[b] > lost[b] else 0.0

@@ -1,0 +1,52 @@
+"""Binning equals the plain sparse product in double precision."""
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from operandi.kernels.binning import bin_images, compile_operator
+
+
+def matrix(n_bins=23, n_pixels=700, per_pixel=3, seed=0):
+    rng = np.random.default_rng(seed)
+    first = rng.integers(0, n_bins - per_pixel + 1, n_pixels)
+    rows = (first[:, None] + np.arange(per_pixel)).ravel()
+    shares = rng.dirichlet(np.ones(per_pixel), n_pixels).ravel().astype(np.float32)
+    return sparse.csr_array((shares, (rows, np.repeat(np.arange(n_pixels), per_pixel))), shape=(n_bins, n_pixels))
+
+
+@pytest.mark.parametrize("per_pixel", [1, 2, 3, 7])
+@pytest.mark.parametrize("n_images", [1, 16, 19])
+def test_sums_equal_the_sparse_product(per_pixel, n_images):
+    a = matrix(per_pixel=per_pixel)
+    rng = np.random.default_rng(1)
+    weight, dark = rng.uniform(0.5, 1, 700).astype(np.float32), rng.uniform(0, 3, 700).astype(np.float32)
+    images = rng.poisson(2, (n_images, 700)).astype(np.int32)
+    images[:, ::13] = -1
+    sums = bin_images(compile_operator(a, weight, dark), images)
+    valid = images >= 0
+    exact, squared = a.astype(float), a.astype(float).power(2)
+    np.testing.assert_allclose(sums.signal, (exact @ np.where(valid, images - dark, 0).T).T, rtol=1e-6, atol=1e-4)
+    np.testing.assert_allclose(sums.variance, (squared @ np.where(valid, np.maximum(images, 1), 0).T).T, rtol=1e-6)
+    np.testing.assert_allclose(sums.norm, (exact @ np.where(valid, weight, 0).T).T, rtol=1e-12)
+
+
+def test_a_gap_in_the_bins_of_a_pixel_is_kept():
+    a = sparse.csr_array(np.array([[0.5, 0], [0, 1], [0.5, 0]], np.float32))
+    sums = bin_images(compile_operator(a, np.ones(2, np.float32), np.zeros(2, np.float32)), np.array([[4, 8]], np.int32))
+    np.testing.assert_array_equal(sums.signal, [[2, 8, 2]])
+
+
+def test_bins_that_lost_every_pixel_have_a_norm_of_exactly_zero():
+    a = matrix()
+    weight = np.random.default_rng(3).uniform(0.1, 1, 700).astype(np.float32)
+    sums = bin_images(compile_operator(a, weight, np.zeros(700, np.float32)), np.full((2, 700), -1, np.int32))
+    assert (sums.norm == 0).all()
+    assert (sums.variance == 0).all()
+
+
+def test_large_counts_keep_their_precision():
+    a = sparse.csr_array(np.ones((1, 20000), np.float32))
+    images = np.random.default_rng(4).integers(10**6, 2 * 10**6, (3, 20000)).astype(np.int32)
+    sums = bin_images(compile_operator(a, np.ones(20000, np.float32), np.zeros(20000, np.float32)), images)
+    np.testing.assert_allclose(sums.signal[:, 0], images.sum(axis=1), rtol=1e-6)
