@@ -1,0 +1,120 @@
+"""Line integrals through a cell, and the maps that a reconstruction of them should give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numba import njit
+from scipy import ndimage
+
+from operandi.simulate.phantom import PHASES, SPECIES, Cell, fractions, layer, phase_maps
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from operandi.simulate.schedules import Schedule
+
+FINE = 7
+"""Points of the phantom's grid for one voxel of the scan's; odd, so that the centres coincide."""
+
+PRESENT = 0.10
+"""Mean fraction of a phase in its layer, relative to its greatest, from which on it counts as present."""
+
+
+@njit(cache=True, nogil=True)
+def _accumulate(host, region, lag, pitch, cosine, sine, first, width, states, out):
+    columns_n, species_n = out.shape[0], 14
+    n = host.shape[0]
+    half = (n - 1) / 2
+    footprint = pitch * (abs(cosine) + abs(sine)) / width
+    point = np.zeros(species_n)
+    for i in range(n):
+        y = (i - half) * pitch
+        for j in range(n):
+            if host[i, j] == 0:
+                continue
+            centre = ((j - half) * pitch * cosine + y * sine - first) / width
+            low = centre - footprint / 2 + 0.5
+            column = int(np.floor(low))
+            share = min(1.0, (column + 1 - low) / footprint)
+            for step in range(2):
+                weight = share if step == 0 else 1 - share
+                at = column + step
+                if weight <= 0 or at < 0 or at >= columns_n:
+                    continue
+                fractions(host[i, j], region[i, j], lag[i, j], states[at], point)
+                for k in range(species_n):
+                    out[at, k] += weight * point[k]
+    for at in range(columns_n):
+        for k in range(species_n):
+            out[at, k] *= pitch * pitch / width
+
+
+def line_integrals(cell: Cell, rotation_deg: float, offsets_mm: np.ndarray, charge_mah: np.ndarray) -> np.ndarray:
+    """Path length of every species (translation, species), mm, through the cell along one line of the scan.
+
+    ``offsets_mm`` (translation,) are translations less the axis, evenly spaced and increasing; the beam is as wide as
+    they are apart, and sees the points with x·cosθ + y·sinθ = offset. ``charge_mah`` (translation,) is the charge at
+    each exposure, for the cell reacts while it is scanned.
+    """
+    angle = np.deg2rad(rotation_deg)
+    width = float(offsets_mm[-1] - offsets_mm[0]) / (offsets_mm.size - 1)
+    out = np.zeros((offsets_mm.size, len(SPECIES)))
+    states = np.asarray(charge_mah, float) / cell.capacity_mah
+    _accumulate(
+        cell.host, cell.region, cell.lag, cell.pitch_mm, np.cos(angle), np.sin(angle), float(offsets_mm[0]), width, states, out
+    )
+    return out
+
+
+def simulated_line_integrals(cell: Cell, schedule: Schedule, charge_at: Callable[[np.ndarray], np.ndarray], sets: range) -> np.ndarray:
+    """Noise-free sinograms (line, translation, species), mm, of some sets, in the order of the scan.
+
+    Columns are in increasing order of translation whatever the direction of travel; ``charge_at`` maps seconds after the
+    first exposure to mAh. Rotations are ``schedule.line(i).rotation_deg``.
+    """
+    lines = [schedule.line(s * schedule.lines_per_set + r) for s in sets for r in range(schedule.lines_per_set)]
+    order = np.argsort(schedule.translations_mm)
+    offsets = schedule.translations_mm[order] - schedule.axis_mm
+    sinogram = []
+    for line in lines:
+        charge = np.empty(offsets.size)
+        charge[line.columns] = charge_at(line.elapsed_s)
+        sinogram.append(line_integrals(cell, line.rotation_deg, offsets, charge[order]))
+    return np.stack(sinogram)
+
+
+def to_scan_grid(fine: np.ndarray, pitch_mm: float) -> np.ndarray:
+    """Maps (…, y, x) on the phantom's grid, averaged over the scan's voxels and blurred by the width of its beam."""
+    sigma = FINE / np.sqrt(12)
+    blurred = ndimage.gaussian_filter(fine, [0] * (fine.ndim - 2) + [sigma, sigma], mode="constant")
+    n = fine.shape[-1] // FINE
+    shape = (*fine.shape[:-2], n, FINE, n, FINE)
+    return blurred.reshape(shape).mean(axis=(-3, -1))
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """Fractions (phase, y, x) averaged over a frame's time, mean in their layer (phase,), and which are present (phase,)."""
+
+    phases: tuple[str, ...]
+    maps: np.ndarray
+    in_layer: np.ndarray
+    present: np.ndarray
+
+
+def truth(cell: Cell, charges_mah: np.ndarray, pitch_mm: float) -> Truth:
+    """What a frame should show that was measured while the charge went through ``charges_mah`` (evenly in time)."""
+    fine = np.zeros((len(PHASES), *cell.host.shape), np.float32)
+    for charge in charges_mah:
+        fine += phase_maps(cell, float(charge))
+    fine /= len(charges_mah)
+    greatest = np.maximum(phase_maps(cell, 0.0), phase_maps(cell, cell.capacity_mah / 2))
+    greatest = np.maximum(greatest, phase_maps(cell, cell.capacity_mah))
+    inside = [layer(cell, phase) for phase in PHASES]
+    mean = np.array([m[where].mean() if where.any() else 0.0 for m, where in zip(fine, inside, strict=True)])
+    full = np.array([m[where].mean() if where.any() else 0.0 for m, where in zip(greatest, inside, strict=True)])
+    relative = np.divide(mean, full, out=np.zeros_like(mean), where=full > 0)
+    return Truth(PHASES, to_scan_grid(fine, pitch_mm), mean, relative > PRESENT)

@@ -1,0 +1,151 @@
+"""What each phase scatters: intensity over q from 0.01 to 6 Å⁻¹, for one millimetre of the solid phase.
+
+Positions follow from the cells of SCIENCE's table (d = 2π/q); strengths are plausible relative powder intensities per
+volume, in counts of a pixel at the nominal monitor. Weak lines that fall into another phase's window are kept on purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from operandi.simulate.phantom import SPECIES
+
+TWO_PI = 2 * np.pi
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """A pseudo-Voigt line: position and full width at half maximum in Å⁻¹, height, and Lorentzian share."""
+
+    q: float
+    height: float
+    width: float = 0.014
+    lorentzian: float = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class Scatterer:
+    """Lines on a smooth background; ``power`` (amplitude at 1 Å⁻¹, exponent) and ``q_star`` describe small angles.
+
+    ``q_star`` is where the power law breaks (None: one slope over the whole range).
+    """
+
+    peaks: tuple[Peak, ...]
+    background: float
+    power: tuple[float, float] = (2e-4, 4.0)
+    q_star: float | None = None
+
+
+def cubic(a: float, strengths: dict[tuple[int, int, int], float], width: float = 0.014) -> tuple[Peak, ...]:
+    """Lines of a cubic cell of edge ``a`` (Å)."""
+    return tuple(Peak(TWO_PI * np.sqrt(h * h + k * k + m * m) / a, s, width) for (h, k, m), s in strengths.items())
+
+
+def hexagonal(a: float, c: float, strengths: dict[tuple[int, int, int], float], width: float = 0.014) -> tuple[Peak, ...]:
+    """Lines of a hexagonal cell (Å)."""
+    return tuple(
+        Peak(TWO_PI * np.sqrt(4 / 3 * (h * h + h * k + k * k) / a**2 + (m / c) ** 2), s, width) for (h, k, m), s in strengths.items()
+    )
+
+
+def _graphite() -> Scatterer:
+    lines = {(0, 0, 2): 100.0, (1, 0, 0): 4, (1, 0, 1): 14, (0, 0, 4): 7, (1, 1, 0): 4, (1, 1, 2): 5}
+    return Scatterer(hexagonal(2.461, 6.711, lines, 0.016), 1.5)
+
+
+def _intercalated(q_first: float, a: float, strength: float) -> Scatterer:
+    second, in_plane = 2 * q_first, TWO_PI * 2 / a
+    lines = (Peak(q_first, strength, 0.016), Peak(second, 7, 0.016), Peak(in_plane, 2.5), Peak(in_plane / np.sqrt(3), 4))
+    return Scatterer(lines, 1.5)
+
+
+def _oxide(a: float, c: float) -> Scatterer:
+    lines = {
+        (0, 0, 3): 90.0, (1, 0, 1): 40, (0, 0, 6): 2, (1, 0, 2): 3, (1, 0, 4): 80, (1, 0, 5): 10, (1, 0, 7): 12, (1, 0, 8): 16,
+        (1, 1, 0): 60, (1, 1, 3): 60, (0, 2, 1): 3, (2, 0, 4): 8,
+    }  # fmt: skip
+    return Scatterer(hexagonal(a, c, lines, 0.013), 3.5)
+
+
+def _aluminium() -> Scatterer:
+    return Scatterer(cubic(4.0495, {(1, 1, 1): 110, (2, 0, 0): 50, (2, 2, 0): 28, (3, 1, 1): 24, (2, 2, 2): 7}), 2.0)
+
+
+def _copper() -> Scatterer:
+    return Scatterer(cubic(3.615, {(1, 1, 1): 160, (2, 0, 0): 75, (2, 2, 0): 130, (3, 1, 1): 40}), 5.0)
+
+
+def _casing() -> Scatterer:
+    ferrite = cubic(2.866, {(1, 1, 0): 120, (2, 0, 0): 12, (2, 1, 1): 25})
+    austenite = cubic(3.594, {(1, 1, 1): 10, (2, 0, 0): 5, (2, 2, 0): 2.5, (3, 1, 1): 4})
+    nickel = cubic(3.5238, {(1, 1, 1): 12, (2, 0, 0): 5})
+    return Scatterer((*ferrite, *austenite, *nickel, Peak(5.065, 90, 0.012)), 5.0)
+
+
+def _polymer() -> Scatterer:
+    lines = (Peak(1.527, 24, 0.024), Peak(1.696, 1.2, 0.024), Peak(2.113, 0.6, 0.03), Peak(2.54, 0.8, 0.03))
+    return Scatterer((*lines, Peak(1.38, 3, 0.35, 0.0)), 0.8)
+
+
+def _silicon(exponent: float, d_star_nm: float | None) -> Scatterer:
+    lines = (Peak(2.004, 2.0, 0.18, 0.0), Peak(3.272, 1.2, 0.22, 0.0), Peak(3.837, 0.8, 0.22, 0.0))
+    q_star = None if d_star_nm is None else TWO_PI / (10 * d_star_nm)
+    return Scatterer(lines, 1.2, (0.02, exponent), q_star)
+
+
+def scatterers() -> dict[str, Scatterer]:
+    """Everything that scatters, by the names of ``SPECIES``; d* of silicon as in SCIENCE's table for the fresh cell."""
+    return {
+        "graphite": _graphite(),
+        "LiC12": _intercalated(1.779, 4.2878 / np.sqrt(3), 110),
+        "LiC6": _intercalated(1.695, 4.305 / np.sqrt(3), 120),
+        "NMC lithiated": _oxide(2.868, 14.22),
+        "NMC delithiated": _oxide(2.823, 14.44),
+        "aluminium": _aluminium(),
+        "copper": _copper(),
+        "casing": _casing(),
+        "separator": _polymer(),
+        "silicon discharged": _silicon(3.4, None),
+        "silicon normal": _silicon(3.4, 11.8),
+        "silicon bend": _silicon(3.4, 10.8),
+        "silicon agglomerate": _silicon(3.4, 10.9),
+        "silicon agglomerate discharged": _silicon(3.4, 11.6),
+    }
+
+
+def profile(scatterer: Scatterer, q: np.ndarray) -> np.ndarray:
+    """Intensity of a scatterer at ``q`` (any shape, Å⁻¹, above 0)."""
+    q = np.maximum(np.asarray(q, float), 1e-4)
+    total = scatterer.background * (0.35 + 0.65 * np.exp(-0.5 * (q / 2.2) ** 2))
+    total += _small_angles(scatterer, q)
+    for peak in scatterer.peaks:
+        distance = (q - peak.q) / (peak.width / 2)
+        near = np.abs(distance) < 40
+        shape = peak.lorentzian / (1 + distance[near] ** 2) + (1 - peak.lorentzian) * np.exp(-np.log(2) * distance[near] ** 2)
+        total[near] += peak.height * shape
+    return total
+
+
+def _small_angles(scatterer: Scatterer, q: np.ndarray) -> np.ndarray:
+    amplitude, exponent = scatterer.power
+    power = amplitude * q**-exponent
+    if scatterer.q_star is None:
+        return power
+    below = amplitude * scatterer.q_star**-exponent * (q / scatterer.q_star) ** -1.2
+    return np.where(q < scatterer.q_star, below, power)
+
+
+def air(q: np.ndarray) -> np.ndarray:
+    """Scattering of the air between the windows of the beamline, counts of a pixel at the nominal monitor."""
+    q = np.maximum(np.asarray(q, float), 1e-4)
+    return 2.0 * np.exp(-q / 1.1) + 0.6 + 1e-4 * q**-3.0
+
+
+def profiles(q: np.ndarray, species: Sequence[str] = SPECIES) -> np.ndarray:
+    """Intensities (pixel, species + 1) at ``q`` (pixel,); the last column is the air's."""
+    known = scatterers()
+    return np.stack([*(profile(known[name], q) for name in species), air(q)], axis=-1)
+

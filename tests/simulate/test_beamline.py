@@ -1,0 +1,162 @@
+"""A rehearsal drives a real RunEngine and leaves real files."""
+
+import hashlib
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+import event_model
+import h5py
+import hdf5plugin  # noqa: F401
+import numpy as np
+import pytest
+import yaml
+
+from operandi.experiment import Experiment
+from operandi.simulate.beamline import demo_file, rehearse
+
+PONI = """poni_version: 2
+Detector: Detector
+Detector_config: {"pixel1": 0.000172, "pixel2": 0.000172, "max_shape": [20, 300]}
+Distance: 0.3
+Poni1: 0.0017
+Poni2: 0.001
+Rot1: 0.0
+Rot2: 0.0
+Rot3: 0.0
+Wavelength: 1.74625623831e-11
+"""
+
+
+def small_experiment(folder: Path, **scan) -> Experiment:
+    (folder / "small.poni").write_text(PONI)
+    mask = np.zeros((20, 300), bool)
+    mask[:, 100:107] = True
+    mask[5, 20] = True
+    np.save(folder / "mask.npy", mask)
+    return Experiment.model_validate(
+        {
+            "sample": {"name": "tiny"},
+            "geometry": {"poni": folder / "small.poni", "mask": folder / "mask.npy"},
+            "integration": {"q_min_inv_angstrom": 0.6, "q_max_inv_angstrom": 5.3},
+            "scan": {
+                "sets": 2, "rotations_per_set": 3, "translations": 7, "translation_start_mm": -4.2, "translation_stop_mm": 4.2,
+                "exposure_s": 1.0, **scan,
+            },
+            "potentiostat": {"file": folder / "tiny.mpt", "timezone": "Europe/Paris", "clock_offset_s": 37.0},
+        }
+    )  # fmt: skip
+
+
+def documents_of(folder: Path, **arguments):
+    documents = []
+    done = rehearse(small_experiment(folder), folder=folder / "raw", subscribers=[lambda *d: documents.append(d)], **arguments)
+    return done, documents
+
+
+def path_of(uri: str) -> Path:
+    return Path(unquote(urlparse(uri).path))
+
+
+@pytest.mark.parametrize("step", [False, True])
+def test_every_document_follows_the_event_model(tmp_path, step):
+    _, documents = documents_of(tmp_path, step=step)
+    for name, document in documents:
+        event_model.schema_validators[event_model.DocumentNames[name]].validate(document)
+
+
+def test_a_line_of_translations_is_one_stream_datum_for_each_key(tmp_path):
+    done, documents = documents_of(tmp_path)
+    names = [name for name, _ in documents]
+    assert names[0] == "start"
+    assert names[-1] == "stop"
+    assert names.count("stream_resource") == 5
+    assert names.count("stream_datum") == 2 * 3 * 5
+    datums = [d for n, d in documents if n == "stream_datum"]
+    assert {(d["seq_nums"]["start"], d["seq_nums"]["stop"]) for d in datums} == {(k, k + 7) for k in range(1, 43, 7)}
+    assert done.images == 42
+
+
+def test_the_descriptor_announces_images_and_positions_as_external(tmp_path):
+    _, documents = documents_of(tmp_path)
+    (descriptor,) = [d for n, d in documents if n == "descriptor"]
+    keys = descriptor["data_keys"]
+    assert set(keys) == {"pilatus", "rotation", "translation", "monitor", "time"}
+    assert keys["pilatus"]["shape"][-2:] == [20, 300]
+    assert keys["pilatus"]["dtype_numpy"] == "<i4"
+    assert all(key["external"] == "STREAM:" for key in keys.values())
+
+
+def test_what_a_stream_datum_announces_can_be_read_at_once(tmp_path):
+    resources, seen = {}, []
+
+    def follow(name, document):
+        if name == "stream_resource":
+            resources[document["uid"]] = document
+        if name == "stream_datum":
+            resource = resources[document["stream_resource"]]
+            with h5py.File(path_of(resource["uri"]), "r", libver="latest", swmr=True) as file:
+                data = file[resource["parameters"]["dataset"]]
+                seen.append(data[document["indices"]["start"] : document["indices"]["stop"]].shape[0])
+
+    rehearse(small_experiment(tmp_path), folder=tmp_path / "raw", subscribers=[follow])
+    assert seen == [7] * 30
+
+
+def test_a_step_scan_has_an_event_for_every_image(tmp_path):
+    done, documents = documents_of(tmp_path, step=True)
+    events = [d for n, d in documents if n == "event"]
+    assert len(events) == 42
+    assert [e["seq_num"] for e in events] == list(range(1, 43))
+    assert set(events[0]["data"]) == {"rotation", "translation", "monitor", "time"}
+    with h5py.File(done.position_file) as file:
+        np.testing.assert_array_equal([e["data"]["translation"] for e in events], file["/entry/data/translation"][:])
+
+
+def images_of(folder: Path, **arguments) -> np.ndarray:
+    done, _ = documents_of(folder, **arguments)
+    with h5py.File(done.image_file) as file:
+        return file["/entry/data/data"][:]
+
+
+def test_the_same_seed_gives_the_same_images_in_either_kind_of_scan(tmp_path):
+    digests = []
+    for k, (step, start) in enumerate([(False, None), (False, 1.7e9), (True, None)]):
+        folder = tmp_path / str(k)
+        folder.mkdir()
+        digests.append(hashlib.sha256(images_of(folder, step=step, first_image_s=start, seed=3).tobytes()).hexdigest())
+    assert len(set(digests)) == 1
+
+
+def test_another_seed_gives_other_images(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    assert (images_of(tmp_path / "a", seed=1) != images_of(tmp_path / "b", seed=2)).any()
+
+
+def test_gaps_and_dead_pixels_show_what_a_pilatus_shows(tmp_path):
+    images = images_of(tmp_path)
+    assert (images[:, :, 100:107] == -1).all()
+    assert (images[:, 5, 20] == 1_048_575).all()
+    assert (images[:, :, :100].min(axis=0) >= 0).all()
+
+
+def test_the_log_lies_where_the_experiment_expects_it(tmp_path):
+    done, _ = documents_of(tmp_path)
+    assert done.log_file == tmp_path / "tiny.mpt"
+    assert done.log_file.read_bytes().startswith(b"EC-Lab ASCII FILE\r\n")
+
+
+def test_truth_has_a_map_for_every_frame_and_phase(tmp_path):
+    done, _ = documents_of(tmp_path)
+    with h5py.File(done.truth_file) as file:
+        assert file["maps"].shape == (1, 10, 7, 7)
+        assert file["present"].shape == (1, 10)
+
+
+def test_the_built_in_experiment_is_valid():
+    content = yaml.safe_load(demo_file().read_text())
+    for name in ("poni", "mask"):
+        content["geometry"][name] = demo_file(content["geometry"][name])
+    experiment = Experiment.model_validate(content)
+    assert experiment.scan.sets == 10
+    assert np.load(experiment.geometry.mask).shape == (100, 960)
