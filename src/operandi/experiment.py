@@ -191,7 +191,7 @@ class Composite(_Section):
     """Maps in false colour; each colour shows one phase or the sum of several."""
 
     name: Annotated[str, Field(min_length=1)]
-    """Name of the picture; each only once."""
+    """Name of the composite; each only once."""
     red: tuple[str, ...] = ()
     """Phases shown in red."""
     green: tuple[str, ...] = ()
@@ -224,7 +224,7 @@ DEFAULT_COMPOSITES: tuple[Composite, ...] = (
     Composite(name="cathode", red=("NMC delithiated",), green=("NMC lithiated",)),
     Composite(name="anode", red=("graphite",), green=("LiC6",), blue=("LiC12",)),
 )
-"""The pictures of an experiment file that names none, as far as it has their maps."""
+"""The composites of an experiment file that names none, as far as it has their maps."""
 
 
 def _windows_in_range(validated: dict[str, Any]) -> tuple[QWindow, ...]:
@@ -266,7 +266,7 @@ class Experiment(_Section):
     windows: tuple[QWindow, ...] = Field(default_factory=_windows_in_range)
     """The maps; omitted: those of the default windows that lie inside the q range."""
     composites: tuple[Composite, ...] = Field(default_factory=_composites_of_windows)
-    """The pictures; omitted: cathode and anode, where their phases have windows."""
+    """The composites; omitted: cathode and anode, where their phases have windows."""
     publishing: Publishing = Publishing()
 
     @model_validator(mode="after")
@@ -276,7 +276,7 @@ class Experiment(_Section):
             raise ValueError(f"windows name {', '.join(sorted(twice))} twice: give each map a name of its own")
         names = [composite.name for composite in self.composites]
         if twice := {n for n in names if names.count(n) > 1}:
-            raise ValueError(f"composites name {', '.join(sorted(twice))} twice: give each picture a name of its own")
+            raise ValueError(f"composites name {', '.join(sorted(twice))} twice: give each composite a name of its own")
         for composite in self.composites:
             for phase in (*composite.red, *composite.green, *composite.blue):
                 if phase not in phases:

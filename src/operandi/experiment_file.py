@@ -62,7 +62,7 @@ def identity(experiment: Experiment) -> dict[str, Any]:
     """Everything of the experiment that decides numbers, ready for JSON.
 
     Without publishing, description and paths: of the calibration, mask, dark and flat their content counts (SHA-256). The potentiostat's
-    log is no part of it, because it grows. Raises GeometryError where a file cannot be read.
+    log is no part of it, because it grows. Of ``file.h5::/dataset`` the whole file counts. Raises GeometryError where a file cannot be read.
     """
     content = experiment.model_dump(mode="json", exclude={"publishing": True, "sample": {"description"}, "potentiostat": {"file"}})
     for section, field in (("geometry", "poni"), ("geometry", "mask"), ("integration", "dark"), ("integration", "flat")):
@@ -73,7 +73,7 @@ def identity(experiment: Experiment) -> dict[str, Any]:
 
 def _digest(path: Path, field: str) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(Path(str(path).partition("::")[0]).read_bytes()).hexdigest()
     except OSError as error:
         raise GeometryError(
             f"{path}: {error.strerror or error} ({field}); correct the path in the experiment file or restore the file"
