@@ -1,6 +1,7 @@
 """The experiment file: what is taken, and how each fault is told."""
 
 import contextlib
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -206,6 +207,7 @@ def test_identity_depends_on_what_files_hold_and_not_on_where_they_lie(tmp_path:
         (tmp_path / folder / "cell.yml").write_text(MINIMAL)
     one, same, other = (identity(load_experiment(tmp_path / folder / "cell.yml")) for folder in "abc")
     assert json.loads(json.dumps(one)) == one
+    assert one["poni_sha256"] == hashlib.sha256(b"one").hexdigest()
     assert one == same
     assert one != other
 

@@ -209,12 +209,12 @@ DEFAULT_WINDOWS: tuple[QWindow, ...] = tuple(
         ("LiC6", 1.66, 1.73),
         ("LiC12", 1.75, 1.80),
         ("graphite", 1.82, 1.90),
-        ("Al", 2.66, 2.72),
+        ("aluminium", 2.66, 2.72),
         ("NMC lithiated 110", 4.37, 4.41),
         ("NMC delithiated 110", 4.43, 4.47),
         ("NMC lithiated", 4.57, 4.62),
         ("NMC delithiated", 4.62, 4.67),
-        ("Cu", 4.85, 4.95),
+        ("copper", 4.85, 4.95),
         ("casing", 5.05, 5.08),
     )
 ) + (QWindow(phase="silicon", q_min_inv_angstrom=0.025, q_max_inv_angstrom=0.1, background="none"),)

@@ -61,13 +61,17 @@ def example_yaml() -> str:
 def identity(experiment: Experiment) -> dict[str, Any]:
     """Everything of the experiment that decides numbers, ready for JSON.
 
-    Without publishing, description and paths: of the calibration, mask, dark and flat their content counts (SHA-256). The potentiostat's
-    log is no part of it, because it grows. Of ``file.h5::/dataset`` the whole file counts. Raises GeometryError where a file cannot be read.
+    Without publishing, description and paths: of the calibration, mask, dark and flat the content counts, as ``poni_sha256``,
+    ``mask_sha256`` and so on where they are given (of ``file.h5::/dataset`` the whole file). The potentiostat's log is no part
+    of it, because it grows. Raises GeometryError where a file cannot be read.
     """
-    content = experiment.model_dump(mode="json", exclude={"publishing": True, "sample": {"description"}, "potentiostat": {"file"}})
-    for section, field in (("geometry", "poni"), ("geometry", "mask"), ("integration", "dark"), ("integration", "flat")):
-        path = getattr(getattr(experiment, section), field)
-        content[section][field] = None if path is None else _digest(path, f"{section}.{field}")
+    files = {"geometry": {"poni", "mask"}, "integration": {"dark", "flat"}}
+    content = experiment.model_dump(mode="json", exclude={"publishing": True, "sample": {"description"}, "potentiostat": {"file"}, **files})
+    for section, names in files.items():
+        for name in names:
+            path = getattr(getattr(experiment, section), name)
+            if path is not None:
+                content[f"{name}_sha256"] = _digest(path, f"{section}.{name}")
     return content
 
 
