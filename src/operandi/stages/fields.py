@@ -37,8 +37,8 @@ def text(doc: Mapping[str, Any], field: str, name: str) -> str:
 
 def number(value: Any, key: str, seq_num: int) -> float:
     """A finite number; lists and arrays of one element count as their element."""
-    while isinstance(value, list | tuple) and len(value) == 1:
-        value = value[0]
+    for _ in range(3):
+        value = value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):

@@ -1,7 +1,7 @@
 """References: where in which file the exposures of a run lie, from the documents that describe assets."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -21,11 +21,11 @@ class Reference:
 
     ``start`` and ``stop`` count along the first axis of ``dataset``; with a ``template`` they are the numbers of
     the files ``uri + template.format(number)``. Each exposure has ``per_exposure`` items of ``shape`` (a number
-    has the shape ``()``), one after the other.
+    has the shape ``()``), one after the other; ``dataset`` is None where a file has only one.
     """
 
     uri: str
-    dataset: str
+    dataset: str | None
     start: int
     stop: int
     mimetype: str
@@ -33,6 +33,15 @@ class Reference:
     per_exposure: int = 1
     template: str | None = None
     swmr: bool = False
+
+    def parts(self) -> Iterator[tuple[str, int, int | None]]:
+        """``(uri, start, stop)`` of each file, in order; a file of a numbered series is taken whole, ``(uri, 0, None)``."""
+        if self.template is None:
+            yield self.uri, self.start, self.stop
+            return
+        for number in range(self.start, self.stop):
+            name = self.template.format(number)
+            yield self.uri + (name.lstrip("/") if self.uri.endswith("/") else name), 0, None
 
 
 def locate(resource: Mapping[str, Any], data_key: Mapping[str, Any], datum_kwargs: Mapping[str, Any] | None = None) -> Reference:
@@ -121,9 +130,9 @@ def _field(match: re.Match[str]) -> str:
     return f"{{:{zero}{digits or ''}d}}"
 
 
-def _dataset(parameters: Mapping[str, Any], mimetype: str, spec: str) -> str:
+def _dataset(parameters: Mapping[str, Any], mimetype: str, spec: str) -> str | None:
     if mimetype != HDF5:
-        return ""
+        return None
     return str(parameters.get("dataset") or parameters.get("path") or _LEGACY_DATASETS.get(spec, "/entry/data/data"))
 
 
