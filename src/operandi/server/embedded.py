@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import uvicorn
@@ -45,8 +46,8 @@ def embedded_config(
     return {
         "catalog": {
             "uri": f"sqlite:///{folder}/catalog.db",
-            "writable_storage": [f"file://localhost{folder}/files", f"sqlite:///{folder}/tables.db"],
-            "readable_storage": [f"file://localhost{Path(path).resolve()}" for path in readable],
+            "writable_storage": [f"file://localhost{quote(str(folder))}/files", f"sqlite:///{folder}/tables.db"],
+            "readable_storage": [f"file://localhost{quote(str(Path(path).resolve()))}" for path in readable],
         },
         "authentication": {"single_user_api_key": api_key, "allow_anonymous_access": public},
         "streaming_cache": {"uri": "memory"},

@@ -209,9 +209,9 @@ class _Publication:
             raise ShapeError(f"table {'/'.join(table.path)}: its order column {table.order!r} is not among {list(table.columns)}")
         self._parents(table.path)
         self._tables[table.path] = table
+        metadata = {"order": table.order, **_plain(table.metadata)}
         self._spool.append(
-            {"do": "table", "path": table.path, "columns": dict(table.columns), "order": table.order, "metadata": _plain(table.metadata)},
-            durable=False,
+            {"do": "table", "path": table.path, "columns": dict(table.columns), "order": table.order, "metadata": metadata}, durable=False
         )
 
     def _rows(self, rows: Rows) -> None:

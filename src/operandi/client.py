@@ -1,0 +1,408 @@
+"""How anyone reads what was published: runs and results of a Tiled server as xarray and pandas, with names and units."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+import pandas as pd
+import tiled.profiles
+import xarray as xr
+import yaml
+from tiled.client import from_profile, from_uri
+from tiled.client.base import BaseClient
+from tiled.client.container import Container
+from tiled.client.utils import ClientError
+
+from .errors import NotPublishedError, PublishError
+from .nodes import ECHEM, LEDGER, PROCESSED, RAW, STEPS, NodePath
+from .reading import container, coordinates, digests, labelled, nearest, plain, read_table
+from .subscription import Subscription
+
+PROFILE = "operandi"
+ANSWER_WITHIN_S = 10.0
+
+
+def open(profile_or_uri: str = PROFILE, *, api_key: str | None = None) -> Catalog:  # noqa: A001 - the name that users call
+    """Connect to a server by the name of a Tiled profile or by its URI.
+
+    Raises
+    ------
+    PublishError
+        The server does not answer, or wants an API key.
+    NotPublishedError
+        There is no such profile.
+    """
+    uri = profile_or_uri if "://" in profile_or_uri else _profile_uri(profile_or_uri)
+    _knock(uri)
+    try:
+        if "://" in profile_or_uri:
+            return Catalog(from_uri(profile_or_uri, "dask", api_key=api_key))
+        return Catalog(from_profile(profile_or_uri, "dask", **({"api_key": api_key} if api_key else {})))
+    except (ClientError, RuntimeError) as error:
+        raise PublishError(f"{uri}: {error}; give the API key of a reader, as api_key or in TILED_API_KEY") from error
+
+
+def _profile_uri(name: str) -> str:
+    profiles = tiled.profiles.load_profiles()
+    if name not in profiles:
+        raise NotPublishedError(f"no Tiled profile {name!r}, only {sorted(profiles)}; make it with operandi.client.install_profile(uri)")
+    return profiles[name][1]["uri"]
+
+
+def _knock(uri: str) -> None:
+    """Find out quickly whether anyone is there; the Tiled client would try for 45 s."""
+    parts = urlsplit(uri)
+    try:
+        httpx.get(f"{parts.scheme}://{parts.netloc}/healthz", timeout=ANSWER_WITHIN_S)
+    except (httpx.TransportError, httpx.InvalidURL) as error:
+        raise PublishError(
+            f"the Tiled server {uri} does not answer ({error}); start it with `operandi serve`, or give another URI"
+        ) from error
+
+
+def install_profile(uri: str, name: str = PROFILE, *, folder: Path | None = None) -> Path:
+    """Make ``tiled.client.from_profile(name)``, and ``operandi.open(name)``, reach ``uri`` from now on.
+
+    Writes ``<folder>/<name>.yml`` (by default in Tiled's folder of user profiles) and returns its path. No key is
+    stored: give it as ``api_key``, or in the environment as TILED_API_KEY.
+    """
+    file = (folder or tiled.profiles.paths[-1]) / f"{name}.yml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump({name: {"uri": uri}}))
+    tiled.profiles.load_profiles.cache_clear()
+    return file
+
+
+class Catalog:
+    """A server: ``runs`` as they were measured, ``results`` as they were processed."""
+
+    def __init__(self, client: BaseClient) -> None:
+        self.client = cast(Container, client)
+
+    @property
+    def runs(self) -> Container:
+        """The raw runs by uid, a Tiled container of BlueskyRuns.
+
+        Raises
+        ------
+        NotPublishedError
+            None is published yet.
+        """
+        return _child(self.client, (RAW,), "no raw run is published yet")
+
+    @property
+    def results(self) -> Results:
+        """The results by key."""
+        return Results(self.client)
+
+    def latest(self) -> Result:
+        """The result that was opened last.
+
+        Raises
+        ------
+        NotPublishedError
+            None is published yet.
+        """
+        results = list(self.results)
+        if not results:
+            raise NotPublishedError(f"{self.client.uri}: no result is published yet")
+        return self.results[results[-1]]
+
+    def __repr__(self) -> str:
+        return f"<operandi Catalog {self.client.uri}: {len(self.results)} results>"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><td><code>{html.escape(key)}</code></td></tr>" for key in reversed(list(self.results)))
+        return f"<table><tr><th>results of {html.escape(str(self.client.uri))}, latest first</th></tr>{rows}</table>"
+
+
+class Results(Mapping[str, "Result"]):
+    """Results by key, in the order in which they were opened."""
+
+    def __init__(self, client: Container) -> None:
+        self._client = client
+
+    def __getitem__(self, key: str) -> Result:
+        return Result(_child(self._client, (PROCESSED, key), f"no result {key!r} is published (yet)"))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([] if PROCESSED not in self._client else list(cast(Container, self._client[PROCESSED])))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __repr__(self) -> str:
+        return f"<operandi Results {list(self)}>"
+
+
+class Result:
+    """One result: the frames of an operando experiment, as far as they are committed.
+
+    Every property asks the server; nothing is kept, so a result that still grows can be read again and again.
+    """
+
+    def __init__(self, client: Container) -> None:
+        self.client = client
+
+    @property
+    def key(self) -> str:
+        """Name of the result: when, what, which run, which processing."""
+        return self.client.item["id"]
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What was measured and how it was processed."""
+        return plain(self.client.metadata)
+
+    # Tables
+
+    @property
+    def steps(self) -> pd.DataFrame:
+        """One row for each committed frame."""
+        return self.table(STEPS)
+
+    @property
+    def ledger(self) -> pd.DataFrame:
+        """One row for each admitted, refused and missing exposure."""
+        return self.table(LEDGER)
+
+    @property
+    def echem(self) -> pd.DataFrame:
+        """The potentiostat's log, on the clock of the beamline."""
+        return self.table(ECHEM)
+
+    def table(self, path: NodePath) -> pd.DataFrame:
+        """A table, in the order of its order column, each row once."""
+        node = self._node(path)
+        return read_table(node)
+
+    # Arrays
+
+    @property
+    def maps(self) -> xr.Dataset:
+        """Maps (frame, phase, y, x): ``intensity``, ``sigma``; NaN where nothing was measured."""
+        return self._frames("maps").compute()
+
+    @property
+    def composites(self) -> xr.DataArray:
+        """Maps in false colour (frame, composite, y, x, rgb), 0 to 255."""
+        return self._frames("composites")["rgb"].compute()
+
+    @property
+    def volumes(self) -> xr.Dataset:
+        """Volumes (frame, y, x, q), read when computed (dask)."""
+        return self._frames("volumes")
+
+    @property
+    def patterns(self) -> xr.Dataset:
+        """Patterns (image, q): ``intensity``, ``sigma``, read when computed (dask), and what was recorded with each image.
+
+        ``charge`` is NaN for images whose part of the log is not there yet.
+        """
+        nodes = self._arrays("patterns")
+        n = min(node.shape[0] for name, node in nodes.items() if name != "charge")
+        parts = {name: labelled(node, slice(0, min(n, node.shape[0]))) for name, node in nodes.items()}
+        if "charge" in parts:
+            parts["charge"] = parts["charge"].pad(image=(0, n - parts["charge"].sizes["image"]))
+        small = {name: array.compute() for name, array in parts.items() if array.dims == ("image",)}
+        return xr.Dataset({name: array for name, array in parts.items() if name not in small}, attrs=self._about()).assign_coords(small)
+
+    def sinogram(self, frame: int) -> xr.DataArray:
+        """The sinogram (rotation, translation, q) of one frame."""
+        return labelled(self._node(("sinograms", f"{frame:04d}"))).compute().assign_attrs(frame=frame)
+
+    def spectrum(self, y: float, x: float, *, frame: int) -> xr.DataArray:
+        """The pattern (q) of the voxel nearest to ``y``, ``x`` (mm from the rotation axis).
+
+        Raises
+        ------
+        NotPublishedError
+            The position lies outside of the volume, or the frame is not committed.
+        """
+        return self.frame(frame).spectrum(y, x)
+
+    # Frames
+
+    def frame(self, number: int) -> Frame:
+        """One committed frame.
+
+        Raises
+        ------
+        NotPublishedError
+            It is not committed (yet).
+        """
+        steps = self.steps
+        rows = steps[steps["frame"] == number]
+        if rows.empty:
+            raise NotPublishedError(f"result {self.key}: frame {number} is not committed (yet); committed: {steps['frame'].tolist()}")
+        return Frame(self, rows.iloc[0].to_dict())
+
+    def at_charge(self, charge_mah: float, *, phase: str | None = None, tolerance_mah: float = 0.5) -> Frame:
+        """The frame whose tag (``q_mah``) is nearest to ``charge_mah``; of two equally near, the later.
+
+        Parameters
+        ----------
+        phase
+            Only frames of this phase of the cycle (a value of ``steps.phase``): a cell passes the same charge more than once.
+        tolerance_mah
+            How far outside of every frame's range of charge ``charge_mah`` may lie.
+
+        Raises
+        ------
+        NotPublishedError
+            No frame is committed whose charge is known, or none covers this charge.
+        """
+        steps = self.steps
+        steps = steps[np.isfinite(steps["q_mah"]) & ((steps["phase"] == phase) | (phase is None))]
+        if steps.empty:
+            raise NotPublishedError(
+                f"result {self.key}: no frame with a known charge{f' in phase {phase!r}' if phase else ''} is committed yet"
+            )
+        low, high = steps[["q_start_mah", "q_end_mah"]].min().min(), steps[["q_start_mah", "q_end_mah"]].max().max()
+        if not low - tolerance_mah <= charge_mah <= high + tolerance_mah:
+            raise NotPublishedError(f"result {self.key}: no frame at {charge_mah:g} mAh; the frames cover {low:.2f} to {high:.2f} mAh")
+        distance = np.abs(np.asarray(steps["q_mah"], dtype=np.float64) - charge_mah)
+        return Frame(self, steps.iloc[np.flatnonzero(distance == distance.min())[-1]].to_dict())
+
+    def subscribe(self, on_step: Callable[[dict[str, Any]], None], *, reconcile_s: float = 5.0, since: int = -1) -> Subscription:
+        """Call ``on_step(row)`` for every row of ``steps`` above ``since``, in order, each once, as it is committed.
+
+        The calls come from a thread. The server's stream wakes it; the rows come from the table itself, which is also read
+        every ``reconcile_s``, so that none is lost with a message. Stop it, or use it in a ``with`` statement.
+        """
+        return Subscription(lambda: self.steps, cast(Container, self.client), on_step, reconcile_s=reconcile_s, since=since)
+
+    def digest(self) -> dict[str, str]:
+        """SHA-256 of the content of every array and table by path: equal where two results are equal bit by bit."""
+        return dict(digests(self.client, ()))
+
+    def _node(self, path: NodePath) -> Any:
+        return _child(self.client, path, f"result {self.key} has no {'/'.join(path)} (yet)")
+
+    def _arrays(self, name: str) -> dict[str, Any]:
+        """The array nodes below the container ``name``."""
+        arrays = dict(container(self._node((name,))).items())
+        if not arrays:
+            raise NotPublishedError(f"result {self.key} has no {name} (yet)")
+        return arrays
+
+    def _frames(self, name: str) -> xr.Dataset:
+        """The arrays below ``name``, their committed frames only, each read by itself, labelled with what the steps say."""
+        steps, arrays = self.steps, self._arrays(name)
+        frames = steps["frame"].to_numpy()
+        if not len(frames):
+            raise NotPublishedError(f"result {self.key}: no frame is committed yet")
+        dataset = xr.Dataset(
+            {key: xr.concat([labelled(node, int(frame)) for frame in frames], "frame") for key, node in arrays.items()}, attrs=self._about()
+        )
+        labels = {
+            "frame": ("frame", frames),
+            "q_mah": ("frame", steps["q_mah"].to_numpy(), {"units": "mAh"}),
+            "time": ("frame", ((steps["t_start"] + steps["t_end"]) / 2).to_numpy(), {"units": "s", "reference": "UTC since 1970"}),
+        }
+        return dataset.assign_coords(labels)
+
+    def _about(self) -> dict[str, Any]:
+        return {"result": self.key, "server": str(self.client.uri)}
+
+    def __repr__(self) -> str:
+        return f"<operandi Result {self.key}: {self._summary()}>"
+
+    def _summary(self) -> str:
+        try:
+            steps = self.steps
+        except NotPublishedError:
+            return "nothing committed yet"
+        if steps.empty:
+            return "nothing committed yet"
+        return (
+            f"{len(steps)} frames, {steps['q_mah'].min():.2f} to {steps['q_mah'].max():.2f} mAh, {self.metadata.get('status', 'growing')}"
+        )
+
+    def _repr_html_(self) -> str:
+        try:
+            table = self.steps[["frame", "q_mah", "voltage", "current", "phase", "coverage", "quality"]].to_html(index=False, border=0)
+        except NotPublishedError:
+            table = ""
+        return f"<p><b>{html.escape(self.key)}</b>: {html.escape(self._summary())}</p>{table}"
+
+
+class Frame:
+    """One tomogram of a result; ``row`` is its row of ``steps``."""
+
+    def __init__(self, result: Result, row: Mapping[str, Any]) -> None:
+        self.result = result
+        self.row = dict(row)
+
+    @property
+    def number(self) -> int:
+        """Number of the frame, from 0."""
+        return int(self.row["frame"])
+
+    @property
+    def q_mah(self) -> float:
+        """The frame's tag: the middle of its range of charge, mAh."""
+        return float(self.row["q_mah"])
+
+    @property
+    def maps(self) -> xr.Dataset:
+        """Maps (phase, y, x): ``intensity``, ``sigma``."""
+        return self._read("maps")
+
+    @property
+    def composites(self) -> xr.DataArray:
+        """Maps in false colour (composite, y, x, rgb), 0 to 255."""
+        return self._read("composites")["rgb"].assign_attrs(self._about())
+
+    @property
+    def volume(self) -> xr.Dataset:
+        """Volume (y, x, q)."""
+        return self._read("volumes")
+
+    @property
+    def sinogram(self) -> xr.DataArray:
+        """Sinogram (rotation, translation, q)."""
+        return self.result.sinogram(self.number)
+
+    def spectrum(self, y: float, x: float) -> xr.DataArray:
+        """The pattern (q) of the voxel nearest to ``y``, ``x`` (mm from the rotation axis).
+
+        Raises
+        ------
+        NotPublishedError
+            The position lies outside of the volume.
+        """
+        node = self.result._node(("volumes", "intensity"))
+        coords = coordinates(node)
+        index = (nearest(np.asarray(coords[dim]), value, dim) for dim, value in (("y", y), ("x", x)))
+        return labelled(node, self.number, *index).compute().assign_attrs(self._about())
+
+    def _read(self, name: str) -> xr.Dataset:
+        arrays = self.result._arrays(name)
+        return xr.Dataset({key: labelled(node, self.number).compute() for key, node in arrays.items()}, attrs=self._about())
+
+    def _about(self) -> dict[str, Any]:
+        return {**self.result._about(), "frame": self.number, "q_mah": self.q_mah}
+
+    def __repr__(self) -> str:
+        return f"<operandi Frame {self.number} of {self.result.key}: {self.q_mah:.2f} mAh, {self.row['phase']}, {self.row['quality']}>"
+
+
+def _child(client: Container, path: NodePath, otherwise: str) -> Any:
+    """Node below ``client``.
+
+    Raises
+    ------
+    NotPublishedError
+        There is none.
+    """
+    try:
+        return container(client)[path]
+    except KeyError as error:
+        raise NotPublishedError(f"{client.uri}: {otherwise}") from error

@@ -1,0 +1,26 @@
+"""One real Tiled server for the whole session: starting one takes seconds."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A running server, and folders that it may read."""
+
+    uri: str
+    api_key: str
+    storage: Path
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A real Tiled server; results and runs of all tests share it, so give each its own key."""
+    from operandi.server.embedded import start_server
+
+    folder, storage = tmp_path_factory.mktemp("server"), tmp_path_factory.mktemp("storage")
+    with start_server(folder, [storage, tmp_path_factory.getbasetemp()]) as server:
+        yield Service(server.uri, server.api_key, storage)
