@@ -1,5 +1,6 @@
 """Volumes to maps (Q-screening), and maps in false colour."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -7,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from operandi.errors import ShapeError
-from operandi.experiment import QWindow
+from operandi.experiment import DEFAULT_WINDOWS, QWindow
 
 Background = Literal["linear", "constant", "none"]
 Windows = Sequence[QWindow] | Mapping[str, tuple[float, float]]
@@ -17,22 +18,6 @@ Phases = str | Sequence[str]
 COLOURS = ("red", "green", "blue")
 _BAND_SHARE = 1 / 3
 _BAND_BINS = 2
-
-DEFAULT_WINDOWS = tuple(
-    QWindow(phase=phase, q_min_inv_angstrom=q_min, q_max_inv_angstrom=q_max)
-    for phase, q_min, q_max in (
-        ("LiC6", 1.66, 1.73),
-        ("LiC12", 1.75, 1.80),
-        ("graphite", 1.82, 1.90),
-        ("NMC lithiated", 4.57, 4.62),
-        ("NMC delithiated", 4.62, 4.67),
-        ("separator", 1.50, 1.56),
-        ("aluminium", 2.66, 2.72),
-        ("copper", 4.85, 4.95),
-        ("casing", 5.05, 5.08),
-    )
-)
-"""q windows of Lübke et al. 2024 (doi:10.1039/D4EE00590B), supporting information, and from the lattices of the phases elsewhere."""
 
 
 def window_weights(q: np.ndarray, windows: Windows, background: Background | None = None) -> np.ndarray:
@@ -55,12 +40,17 @@ def window_weights(q: np.ndarray, windows: Windows, background: Background | Non
     ShapeError
         If q does not increase, or a window or its background reaches beyond q.
     """
+    edges = _edges(q)
+    return np.stack([_weights(edges, window, background or window.background) for window in as_windows(windows)])
+
+
+def _edges(q: np.ndarray) -> np.ndarray:
+    """(q + 1,) edges of the bins, halfway between the points."""
     q = np.asarray(q, float)
     if q.ndim != 1 or q.size < 2 or not (np.diff(q) > 0).all() or not np.isfinite(q).all():
         raise ShapeError(f"q must be at least 2 finite, increasing points, got shape {q.shape}: sort the axis first")
     middle = (q[1:] + q[:-1]) / 2
-    edges = np.concatenate([[q[0] - (middle[0] - q[0])], middle, [q[-1] + (q[-1] - middle[-1])]])
-    return np.stack([_weights(edges, window, background or window.background) for window in as_windows(windows)])
+    return np.concatenate([[q[0] - (middle[0] - q[0])], middle, [q[-1] + (q[-1] - middle[-1])]])
 
 
 def as_windows(windows: Windows) -> tuple[QWindow, ...]:
@@ -125,13 +115,14 @@ def screen_values(
     return maps, None if variance is None else np.sqrt(apply_weights(variance, weights**2))
 
 
-def screen(volume: xr.Dataset | xr.DataArray, windows: Windows = DEFAULT_WINDOWS, *, background: Background | None = None) -> xr.Dataset:
+def screen(volume: xr.Dataset | xr.DataArray, windows: Windows | None = None, *, background: Background | None = None) -> xr.Dataset:
     """One map for each phase: each voxel's pattern integrated over a q window, above its local background.
 
     Parameters
     ----------
     volume : dims …, q (Å⁻¹), with its coordinate: the intensity, or a Dataset of `intensity` and perhaps `sigma`.
-    windows : windows of an experiment, or phase → (q_min, q_max) in Å⁻¹.
+    windows : windows of an experiment, or phase → (q_min, q_max) in Å⁻¹. None takes those of `DEFAULT_WINDOWS` that the volume holds with
+        the bands of their background.
     background : linear, constant or none, in place of each window's own; linear unless that says otherwise. See `window_weights`.
 
     Returns
@@ -149,14 +140,28 @@ def screen(volume: xr.Dataset | xr.DataArray, windows: Windows = DEFAULT_WINDOWS
         raise ShapeError(f"the volume needs the dimension q and its coordinate; it has {dict(dataset.sizes)}")
     intensity = dataset["intensity"].transpose(..., "q")
     variance = dataset["sigma"].transpose(*intensity.dims).to_numpy() ** 2 if "sigma" in dataset else None
-    windows = as_windows(windows)
-    maps, sigma = screen_values(intensity.to_numpy(), variance, dataset["q"].to_numpy(), windows, background)
+    q = dataset["q"].to_numpy()
+    windows = _fitting(q, background) if windows is None else as_windows(windows)
+    maps, sigma = screen_values(intensity.to_numpy(), variance, q, windows, background)
     coords = {name: c for name, c in intensity.coords.items() if "q" not in c.dims}
     coords["phase"] = [window.phase for window in windows]
     attrs = {"units": f"{intensity.attrs.get('units', '1')} 1/angstrom"}
     dims = ("phase", *intensity.dims[:-1])
     sigma = np.full_like(maps, np.nan) if sigma is None else sigma
     return xr.Dataset({"intensity": (dims, maps, attrs), "sigma": (dims, sigma, attrs)}, coords, _provenance(windows, background))
+
+
+def _fitting(q: np.ndarray, background: Background | None) -> tuple[QWindow, ...]:
+    """The default windows for which these q suffice."""
+    edges = _edges(q)
+    fitting = []
+    for window in DEFAULT_WINDOWS:
+        with contextlib.suppress(ShapeError):
+            _weights(edges, window, background or window.background)
+            fitting.append(window)
+    if not fitting:
+        raise ShapeError(f"q from {edges[0]:.4g} to {edges[-1]:.4g} Å⁻¹ holds no default window: give windows of your own")
+    return tuple(fitting)
 
 
 def _provenance(windows: Sequence[QWindow], background: Background | None) -> dict:
@@ -225,6 +230,11 @@ def composite_limits(
         low, high = np.percentile(finite, percentiles) if finite.size else (0.0, 0.0)
         limits[colour] = (float(low), float(high))
     return limits
+
+
+def composite_arrays(layers: Sequence[np.ndarray], upper: float, *, lower: float = 0.0, gamma: float = 1.0) -> np.ndarray:
+    """The red, green and blue layers (y, x) as one picture (y, x, rgb) uint8, all on the scale from black at ``lower`` to full at ``upper``."""
+    return np.stack([_shade(layer, lower, upper, gamma) for layer in layers], axis=-1)
 
 
 def _names(phases: Phases) -> tuple[str, ...]:
