@@ -1,0 +1,5 @@
+"""``python -m operandi``: the command line."""
+
+from operandi.cli import main
+
+main()
