@@ -1,0 +1,116 @@
+"""Publish raw runs to ``raw/<uid>`` with bluesky's own TiledWriter, beside the processing and never in its way."""
+
+import copy
+import random
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import httpx
+from bluesky_tiled_plugins import TiledWriter
+from tiled.client import from_uri
+from tiled.client.base import BaseClient
+from tiled.client.container import Container
+from tiled.structures.core import Spec
+
+from ..errors import PublishError
+from ..nodes import RAW
+from .wire import AWAY_STATUS, ServerAwayError, Wire
+
+Document = tuple[str, Mapping[str, Any]]
+Documents = Callable[[threading.Event], Iterable[Document]]
+
+BATCH = 200
+FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
+
+
+class RawPublisher:
+    """Writes runs in a thread, one after the other.
+
+    Where the server is away it waits, and begins again with the run's first document: TiledWriter cannot resume. So it is
+    given a function that makes the documents, not the documents.
+
+    Parameters
+    ----------
+    target
+        URI of the server, or a Tiled client of its root.
+    api_key
+        Key that may write; not needed with a client that has one.
+    batch
+        Events and images gathered before the server hears of them; 1 for slow scans.
+    """
+
+    def __init__(self, target: str | BaseClient, *, api_key: str | None = None, batch: int = BATCH) -> None:
+        self._target, self._api_key, self._batch = target, api_key, batch
+        self.retries = 0
+        self._stopping = threading.Event()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="raw")
+
+    def publish(self, uid: str, documents: Documents) -> Future[bool]:
+        """Have run ``uid`` published; ``documents(stop)`` gives all of it from the start document on, until ``stop`` is set.
+
+        The future is True when the run is on the server, False when it was stopped before; it holds PublishError where the
+        server refused, and whatever else went wrong with the documents.
+        """
+        return self._executor.submit(self._publish, uid, documents)
+
+    def stop(self) -> None:
+        """Stop; a run that is not complete is written anew the next time."""
+        self._stopping.set()
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def __enter__(self) -> "RawPublisher":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _publish(self, uid: str, documents: Documents) -> bool:
+        attempt = 0
+        while not self._stopping.is_set():
+            try:
+                return self._attempt(uid, documents)
+            except (ServerAwayError, httpx.HTTPError) as error:
+                if isinstance(error, httpx.HTTPStatusError) and not _away(error.response.status_code):
+                    raise PublishError(
+                        f"raw run {uid}: the Tiled server refused: {error}; give an API key that may write and register"
+                    ) from error
+                attempt, self.retries = attempt + 1, self.retries + 1
+                wait = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(attempt, 20))
+                self._stopping.wait(wait * random.uniform(0.5, 1.0))
+        return False
+
+    def _attempt(self, uid: str, documents: Documents) -> bool:
+        runs = self._runs()
+        if uid in runs:
+            if "stop" in runs[uid].metadata:
+                return True
+            runs.delete_contents(uid, recursive=True, external_only=False)  # ours alone: what is external stays where it is
+        writer = TiledWriter(runs, batch_size=self._batch)
+        complete = False
+        for name, doc in documents(self._stopping):
+            if self._stopping.is_set():
+                return False
+            writer(name, copy.deepcopy(dict(doc)))  # the writer changes what it is given
+            complete = name == "stop"
+        return complete
+
+    def _runs(self) -> Container:
+        """The container of raw runs."""
+        wire = Wire(self._target, api_key=self._api_key)
+        try:
+            wire.describe(())  # tells at once where the server is away; the Tiled client would try for 45 s
+        finally:
+            wire.close()
+        root = from_uri(self._target, api_key=self._api_key) if isinstance(self._target, str) else self._target
+        assert isinstance(root, Container)
+        if RAW not in root:
+            root.create_container(RAW, specs=[Spec("CatalogOfBlueskyRuns", version="3.0")])
+        runs = root[RAW]
+        assert isinstance(runs, Container)
+        return runs
+
+
+def _away(status: int) -> bool:
+    return status in AWAY_STATUS or status >= 500
