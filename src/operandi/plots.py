@@ -1,0 +1,127 @@
+"""Pictures and words for a potentiostat's log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from operandi.stages.charge import PHASES, Log, phases
+
+_PANELS = (("voltage", "Voltage (V)", "#1f4e79"), ("current", "Current (mA)", "#a23b3b"), ("charge", "Charge (mAh)", "#3b7a3b"))
+_SHADE = "0.92"
+_MOST_STEPS = 40
+
+
+def draw_echem(dataset: xr.Dataset) -> Figure:
+    """Voltage, current and charge over time, every other step of the protocol shaded.
+
+    Parameters
+    ----------
+    dataset
+        As `read_potentiostat` gives it.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Write it with ``savefig``; it belongs to no window.
+    """
+    hours = (dataset["time"].values - dataset["time"].values[0]) / 3600.0
+    stretches = list(_stretches(dataset["step"].values))
+    odd = np.zeros(len(hours), bool)
+    for number, (first, last) in enumerate(stretches):
+        odd[first : last + 1] = bool(number % 2)
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    panels = figure.subplots(len(_PANELS), 1, sharex=True)
+    for panel, (name, label, colour) in zip(panels, _PANELS, strict=True):
+        panel.fill_between(hours, 0, 1, where=odd, transform=panel.get_xaxis_transform(), color=_SHADE, linewidth=0)
+        panel.plot(hours, dataset[name].values, color=colour, linewidth=1)
+        panel.set_ylabel(label)
+        panel.margins(x=0)
+        panel.grid(axis="y", color="0.85", linewidth=0.5)
+    _name_steps(panels[0], hours, dataset["step"].values, stretches)
+    panels[-1].set_xlabel(f"Time since {_local(dataset, 0)} (h)")
+    panels[0].set_title("  ".join(filter(None, [Path(str(dataset.attrs.get("file", ""))).name, str(dataset.attrs.get("technique", ""))])))
+    return figure
+
+
+def _stretches(step: np.ndarray) -> Iterator[tuple[int, int]]:
+    """First and last row of every uninterrupted step."""
+    edges = np.flatnonzero(np.diff(step)) + 1
+    return zip([0, *edges.tolist()], [*(edges - 1).tolist(), len(step) - 1], strict=True)
+
+
+def _name_steps(panel, hours: np.ndarray, step: np.ndarray, stretches: list[tuple[int, int]]) -> None:
+    """Write a step's number above its stretch where there is room."""
+    room = 0.02 * max(hours[-1] - hours[0], 1e-12)
+    for first, last in stretches:
+        if len(stretches) > 1 and hours[last] - hours[first] > room:
+            middle = 0.5 * (hours[first] + hours[last])
+            style = {"ha": "center", "va": "top", "fontsize": 8, "color": "0.35"}
+            panel.text(middle, 0.98, str(step[first]), transform=panel.get_xaxis_transform(), **style)
+
+
+def summary(dataset: xr.Dataset) -> list[str]:
+    """What a log contains, as lines of text: the file, its extent and ranges, and a table of its steps."""
+    time, charge = dataset["time"].values, dataset["charge"].values
+    moved = np.nan_to_num(np.diff(charge))
+    period = float(np.median(np.diff(time))) if len(time) > 1 else 0.0
+    facts = {
+        "file": dataset.attrs.get("file", ""),
+        "technique": dataset.attrs.get("technique", ""),
+        "instrument": dataset.attrs.get("instrument", ""),
+        "from": _local(dataset, 0),
+        "to": f"{_local(dataset, -1)}, {_duration(time[-1] - time[0])}",
+        "rows": f"{len(time)}, every {period:.3g} s (median)",
+        "voltage": _range(dataset["voltage"].values, "V"),
+        "current": _range(dataset["current"].values, "mA"),
+        "charge": f"{charge[-1]:.4g} mAh at the end; {moved[moved > 0].sum():.4g} mAh in, {abs(moved[moved < 0].sum()):.4g} mAh out",
+    }
+    lines = [f"{name:<11}{value}" for name, value in facts.items() if value]
+    return [*lines, "", *_table(dataset)]
+
+
+def _table(dataset: xr.Dataset) -> Iterator[str]:
+    log = Log(*(dataset[name].values for name in ("time", "voltage", "current", "charge", "step", "cycle")))
+    labels = phases(log)
+    stretches = list(_stretches(log.step))
+    yield f"{'step':>5} {'cycle':>5}  {'phase':<15} {'from':>10} {'for':>10} {'V from':>8} {'V to':>8} {'I, mA':>10} {'Q, mAh':>10}"
+    for first, last in stretches[:_MOST_STEPS]:
+        rows = slice(first, last + 1)
+        phase = _named(labels[rows], np.gradient(log.time[rows]) if last > first else np.ones(1))
+        gained = log.charge[last] - log.charge[max(first - 1, 0)]
+        begun, lasted = _duration(log.time[first] - log.time[0]), _duration(log.time[last] - log.time[first])
+        current = np.median(log.current[rows])
+        yield (
+            f"{log.step[first]:>5} {log.cycle[first]:>5}  {phase:<15} {begun:>10} {lasted:>10} "
+            f"{log.voltage[first]:>8.4f} {log.voltage[last]:>8.4f} {current:>10.4g} {gained:>10.4g}"
+        )
+    if len(stretches) > _MOST_STEPS:
+        yield f"… and {len(stretches) - _MOST_STEPS} more"
+
+
+def _named(labels: np.ndarray, share: np.ndarray) -> str:
+    """The phases that take a tenth of a step's time at least, shortly: ``charge CC-CV``."""
+    took = np.bincount(labels, share, minlength=len(PHASES))
+    names = [PHASES[i] for i in np.flatnonzero(took >= 0.1 * took.sum())]
+    return names[0] if len(names) == 1 else " + ".join(names).replace("CC + discharge CV", "CC-CV").replace("CC + charge CV", "CC-CV")
+
+
+def _local(dataset: xr.Dataset, row: int) -> str:
+    zone = ZoneInfo(str(dataset.attrs.get("timezone", "UTC")))
+    return datetime.fromtimestamp(float(dataset["time"].values[row]), zone).isoformat(" ", "seconds")
+
+
+def _duration(seconds: float) -> str:
+    whole = round(float(seconds))
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def _range(values: np.ndarray, unit: str) -> str:
+    known = values[np.isfinite(values)]
+    return f"{known.min():.5g} to {known.max():.5g} {unit}" if len(known) else "not recorded"
