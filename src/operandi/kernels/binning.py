@@ -7,8 +7,9 @@ into the bin).
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit, prange
 from scipy import sparse
+
+from operandi.kernels.lanes import sum_images
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +54,11 @@ def compile_operator(matrix: sparse.csr_array, weight: np.ndarray, dark: np.ndar
     ``weight`` and ``dark`` are (pixel,). Pixels whose weight is zero or not finite, or whose dark is not finite, are left out.
     Gaps in a pixel's run of bins are filled with shares of zero.
     """
+    n_bins, n_pixels = len(matrix.indptr) - 1, weight.size
     usable = np.isfinite(weight) & (weight != 0) & np.isfinite(dark)
-    rows = np.repeat(np.arange(matrix.shape[0], dtype=np.int32), np.diff(matrix.indptr))
+    rows = np.repeat(np.arange(n_bins, dtype=np.int32), np.diff(matrix.indptr))
     keep = usable[matrix.indices] & (matrix.data != 0)
     rows, columns, values = rows[keep], matrix.indices[keep], matrix.data[keep]
-    n_bins, n_pixels = matrix.shape
     first = np.full(n_pixels, n_bins, np.int32)
     last = np.full(n_pixels, -1, np.int32)
     np.minimum.at(first, columns, rows)
@@ -69,10 +70,8 @@ def compile_operator(matrix: sparse.csr_array, weight: np.ndarray, dark: np.ndar
     shares[start[columns] + rows - first[columns]] = values
     first[length == 0] = 0
     weight = np.where(usable, weight, 0).astype(np.float32)
-    norm = np.bincount(rows, values.astype(np.float64) * weight[columns], n_bins)
-    return Operator(
-        first, start, shares, weight, np.where(usable, dark, 0).astype(np.float32), norm, np.bincount(rows, minlength=n_bins)
-    )
+    norm = np.bincount(rows, values.astype(np.float64) * weight[columns], n_bins).astype(np.float64)
+    return Operator(first, start, shares, weight, np.where(usable, dark, 0).astype(np.float32), norm, np.bincount(rows, minlength=n_bins))
 
 
 def bin_images(operator: Operator, images: np.ndarray, *, dummy: float = np.nan, delta_dummy: float = 0.0) -> Sums:
@@ -83,33 +82,8 @@ def bin_images(operator: Operator, images: np.ndarray, *, dummy: float = np.nan,
     """
     shape = (len(images), len(operator.norm))
     signal, variance, norm = (np.empty(shape) for _ in range(3))
-    _bin_images(
+    sum_images(
         images, operator.first, operator.start, operator.shares, operator.weight, operator.dark, operator.norm, operator.entries,
         np.float32(dummy), np.float32(delta_dummy), signal, variance, norm,
     )  # fmt: skip
     return Sums(signal, variance, norm)
-
-
-@njit(cache=True, nogil=True, parallel=True)
-def _bin_images(images, first, start, shares, weight, dark, all_norm, all_entries, dummy, delta_dummy, signal, variance, norm):
-    for i in prange(images.shape[0]):
-        image = images[i]
-        sig, var = np.zeros(all_norm.size), np.zeros(all_norm.size)
-        lost_norm, lost = np.zeros(all_norm.size), np.zeros(all_norm.size, np.int64)
-        for p in range(image.size):
-            value = np.float32(image[p])
-            invalid = value < 0 or not np.isfinite(value) or abs(value - dummy) <= delta_dummy
-            b = first[p]
-            for e in range(start[p], start[p + 1]):
-                share = np.float64(shares[e])
-                if invalid:
-                    if share != 0:
-                        lost_norm[b] += share * weight[p]
-                        lost[b] += 1
-                else:
-                    sig[b] += share * (value - dark[p])
-                    var[b] += share * share * max(value, np.float32(1))
-                b += 1
-        for b in range(all_norm.size):
-            signal[i, b], variance[i, b] = sig[b], var[b]
-            norm[i, b] = all_norm[b] - lost_norm[b] if all_entries[b] > lost[b] else 0.0

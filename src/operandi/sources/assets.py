@@ -212,7 +212,7 @@ def _read(dataset: h5py.Dataset, start: int, stop: int, spread: Callable) -> np.
         return np.asarray(dataset[start:stop])
     images = np.empty((stop - start, *layout.shape), layout.dtype)
     chunks = ((images[i - start], i, _chunk(dataset, i)) for i in range(start, stop))
-    for _ in spread(lambda job: _decode_into(*job, layout), chunks):
+    for _ in spread(lambda job: _decode_into(job[0], job[1], job[2], layout), chunks):
         pass
     return images
 

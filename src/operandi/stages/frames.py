@@ -20,7 +20,7 @@ _KERNEL_TYPES = {
 
 
 def as_images(block: np.ndarray, shape: tuple[int, int] | None = None) -> np.ndarray:
-    """Images as a C-contiguous (image, row, column) array of int32, uint16, uint32 or float32.
+    """Images as a C-contiguous, writeable (image, row, column) array of int32, uint16, uint32 or float32.
 
     Accepts (row, column), (image, row, column) and (image, 1, row, column), the forms in which bluesky's writers store images.
     64-bit types become float32, the precision of pyFAI. ``shape`` is (rows, columns) of the detector; None accepts any.
@@ -38,7 +38,7 @@ def as_images(block: np.ndarray, shape: tuple[int, int] | None = None) -> np.nda
         raise GeometryError(f"images of shape {block.shape} are empty: give at least one image")
     if shape is not None and images.shape[1:] != tuple(shape):
         raise GeometryError(f"images are {_by(images.shape[1:])} pixels, the detector {_by(shape)}: check data key and calibration")
-    return np.ascontiguousarray(images, dtype=_KERNEL_TYPES[block.dtype.name])
+    return np.require(images, _KERNEL_TYPES[block.dtype.name], ["C", "W"])
 
 
 def _three_dimensional(block: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ import numpy as np
 import pyFAI
 import xarray as xr
 from pyFAI.integrator.azimuthal import AzimuthalIntegrator
+from pyFAI.units import Q_A as Q_UNIT
 from scipy import sparse
 
 from operandi.errors import GeometryError, ShapeError
@@ -22,7 +23,7 @@ from operandi.kernels.binning import Operator, bin_images, compile_operator
 from operandi.stages.frames import as_images
 
 SPLITTINGS = ("no", "bbox", "full")
-Q_UNIT = "q_A^-1"
+
 
 Calibration = str | PathLike[str] | AzimuthalIntegrator
 
@@ -159,10 +160,10 @@ def build_integrator(
     _check_binning(q_range, n_q, method)
     calibration = load_calibration(poni)
     shape = _detector_shape(calibration, shape)
-    mask = calibration.detector.mask if mask is None else _fitting("mask", mask, shape) != 0
+    ignored = _ignored(calibration, shape, mask)
     weight = _weight(calibration, shape, polarization, flat)
     dark = np.zeros(shape, np.float32) if dark is None else _fitting("dark", dark, shape).astype(np.float32)
-    q, matrix = _pyfai_matrix(calibration, shape, mask, q_range, n_q, method)
+    q, matrix = _pyfai_matrix(calibration, shape, ignored, q_range, n_q, method)
     dummy, delta_dummy = _dummies(calibration, dummy)
     return Integrator(q, shape, compile_operator(matrix, weight.ravel(), dark.ravel()), dummy, delta_dummy)
 
@@ -189,21 +190,25 @@ def load_calibration(poni: Calibration) -> AzimuthalIntegrator:
     return calibration
 
 
+def _ignored(calibration: AzimuthalIntegrator, shape: tuple[int, int], mask: np.ndarray | None) -> np.ndarray | None:
+    """(row, column) int8, 1 where a pixel is to be ignored; None where none is."""
+    chosen = calibration.mask if mask is None else _fitting("mask", mask, shape)
+    return None if chosen is None else np.ascontiguousarray(np.asarray(chosen) != 0, np.int8)
+
+
 def _pyfai_matrix(calibration, shape, mask, q_range, n_q, method) -> tuple[np.ndarray, sparse.csr_array]:
     """Bin centres in Å⁻¹ and shares (bin, pixel) of pyFAI's CSR engine."""
-    unit = pyFAI.units.to_unit(Q_UNIT)
     if mask is not None and mask.all():
         return _all_masked(q_range, n_q, shape)
-    ignored = None if mask is None else np.ascontiguousarray(mask, np.int8)
-    engine = calibration.setup_sparse_integrator(shape, n_q, mask=ignored, pos0_range=q_range, unit=unit, split=method, algo="CSR")
+    engine = calibration.setup_sparse_integrator(shape, n_q, mask=mask, pos0_range=q_range, unit=Q_UNIT, split=method, algo="CSR")
     matrix = sparse.csr_array((engine.data, engine.indices, engine.indptr), shape=(n_q, shape[0] * shape[1]))
-    return np.asarray(engine.bin_centers, np.float64) * unit.scale, matrix
+    return np.asarray(engine.bin_centers, np.float64) * Q_UNIT.scale, matrix
 
 
 def _all_masked(q_range, n_q, shape) -> tuple[np.ndarray, sparse.csr_array]:
     if q_range is None:
         raise GeometryError("the mask ignores every pixel, so the range of q is unknown: give another mask, or q_range")
-    edges = np.linspace(*q_range, n_q + 1)
+    edges = np.linspace(q_range[0], q_range[1], n_q + 1)
     return (edges[1:] + edges[:-1]) / 2, sparse.csr_array((n_q, shape[0] * shape[1]), dtype=np.float32)
 
 
