@@ -1,0 +1,250 @@
+"""From measurements to nodes: ``step(state, event)`` is the only path, live, in replay and after a restart.
+
+A set is closed when an exposure of a later set arrives, or when the run ends. A frame is computed when its last set
+is closed, and committed (its row of ``steps``) when the potentiostat log covers it. What is computed depends on the
+exposures alone, never on when they came.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from operandi.experiment import Experiment
+from operandi.nodes import Closed, Product
+from operandi.pipeline import publication
+from operandi.pipeline.sets import ADMITTED, MeasuredSet, Positions, SetBuffer, close, refuse_off_grid
+from operandi.stages import scans
+from operandi.stages.axis import Axis
+from operandi.stages.charge import Log
+from operandi.stages.patterns import Integrator
+from operandi.pipeline.tomograms import Partial, Tomogram, find_frame_axis, frame_of, partial_of
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """``n`` detector images (n, y, x) with their ``seq_num`` (n,) and positions."""
+
+    seq_num: np.ndarray
+    images: np.ndarray
+    positions: Positions
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What cannot be used: an exposure, or (``seq_num`` None) a document; and the reason."""
+
+    seq_num: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Exposures ``seq_first`` … ``seq_last`` (both included) that never came, and what is lacking of them."""
+
+    seq_first: int
+    seq_last: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogRows:
+    """New rows of the potentiostat log, in beamline time; ``restarted``: the log was replaced, and these are all its rows."""
+
+    rows: Log
+    restarted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LogEnded:
+    """No more of the log will come: frames that it does not cover are committed without a charge."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded:
+    """The run is over; what is missing now will never come."""
+
+    exit_status: str
+    reason: str = ""
+
+
+Event = Images | Refusal | Gap | LogRows | LogEnded | RunEnded
+
+
+@dataclass(slots=True)
+class State:
+    """What the fold remembers: open sets, the sets and partial volumes that coming frames need, and the log."""
+
+    experiment: Experiment
+    integrator: Integrator
+    log: Log
+    log_ended: str | None = None
+    ended: RunEnded | None = None
+    open_sets: dict[int, SetBuffer] = field(default_factory=dict)
+    closed: dict[int, MeasuredSet] = field(default_factory=dict)
+    partials: dict[int, Partial] = field(default_factory=dict)
+    times: dict[int, np.ndarray] = field(default_factory=dict)
+    waiting: list[Tomogram] = field(default_factory=list)
+    unplaced: list[Refusal] = field(default_factory=list)
+    monitor_reference: float | None = None
+    axis: Axis | None = None
+    next_set: int = 0
+    next_frame: int = 0
+    echem_sent: int = 0
+    scales: dict[str, float] = field(default_factory=dict)
+    finished: bool = False
+
+
+def begin(experiment: Experiment, integrator: Integrator) -> tuple[State, list[Product]]:
+    """The state before the first exposure, and the declarations of the result's tree."""
+    state = State(experiment, integrator, Log.empty())
+    if experiment.potentiostat is None:
+        state.log_ended = "the experiment names no potentiostat"
+    return state, list(publication.tree(experiment, integrator.q))
+
+
+def step(state: State, event: Event) -> tuple[State, list[Product]]:
+    """Fold one event into the state, which is consumed, and return the products that it completes, in order."""
+    products: list[Product] = []
+    match event:
+        case Images():
+            products += _take(state, event)
+        case Refusal():
+            _refuse(state, event)
+        case Gap():
+            _note_gap(state, event)
+        case LogRows():
+            state.log = event.rows if event.restarted else state.log.append(event.rows)
+            state.echem_sent = 0 if event.restarted else state.echem_sent
+        case LogEnded():
+            state.log_ended = event.reason
+        case RunEnded():
+            state.ended = event
+            products += _close_until(state, state.experiment.scan.sets)
+    products += _commit(state)
+    if state.ended and not state.waiting and not state.finished:
+        state.finished = True
+        products += publication.unplaced_rows(state.experiment.scan, state.unplaced)
+        products.append(Closed({"exit_status": state.ended.exit_status, "reason": state.ended.reason}))
+    return state, products
+
+
+def _take(state: State, event: Images) -> list[Product]:
+    products: list[Product] = []
+    number, _ = scans.set_and_line(state.experiment.scan, event.seq_num)
+    for one in np.unique(number):
+        chosen = np.flatnonzero(number == one)
+        seq_num = event.seq_num[chosen]
+        if one < state.next_set:
+            state.unplaced += [Refusal(int(n), _why_unplaced(state, int(one))) for n in seq_num]
+            continue
+        products += _close_until(state, int(one))
+        positions = Positions(*(getattr(event.positions, f)[chosen] for f in ("rotation", "translation", "monitor", "time")))
+        patterns = state.integrator(event.images[chosen])
+        _buffer(state, int(one)).admit((seq_num - 1) % scans.images_per_set(state.experiment.scan), patterns, positions)
+    return products
+
+
+def _refuse(state: State, event: Refusal) -> None:
+    if event.seq_num is None:
+        state.unplaced.append(event)
+        return
+    number = int(scans.set_and_line(state.experiment.scan, np.array([event.seq_num]))[0][0])
+    if number < state.next_set:
+        state.unplaced.append(event)
+        return
+    _buffer(state, number).refuse((event.seq_num - 1) % scans.images_per_set(state.experiment.scan), event.reason)
+
+
+def _note_gap(state: State, event: Gap) -> None:
+    """Remember why exposures are missing; beyond the plan nothing was expected."""
+    scan = state.experiment.scan
+    last = min(event.seq_last, scan.sets * scans.images_per_set(scan))
+    for seq_num in range(event.seq_first, last + 1):
+        number, index = divmod(seq_num - 1, scans.images_per_set(scan))
+        if number >= state.next_set:
+            _buffer(state, number).reasons[index] = event.reason
+
+
+def _why_unplaced(state: State, number: int) -> str:
+    if number < 0:
+        return f"beyond the plan: the scan has {state.experiment.scan.sets * scans.images_per_set(state.experiment.scan)} exposures"
+    return f"repeated after its set {number} was closed"
+
+
+def _buffer(state: State, number: int) -> SetBuffer:
+    if number not in state.open_sets:
+        images = scans.images_per_set(state.experiment.scan)
+        state.open_sets[number] = SetBuffer.empty(number, images, len(state.integrator.q))
+    return state.open_sets[number]
+
+
+def _close_until(state: State, number: int) -> list[Product]:
+    """Close every set before ``number``, and make the frames that this completes."""
+    products: list[Product] = []
+    while state.next_set < number:
+        products += _close(state, _buffer(state, state.next_set))
+        del state.open_sets[state.next_set]
+        state.next_set += 1
+        products += _make_frames(state)
+    return products
+
+
+def _close(state: State, buffer: SetBuffer) -> Iterable[Product]:
+    scan = state.experiment.scan
+    refuse_off_grid(buffer, scan)
+    if state.monitor_reference is None:
+        state.monitor_reference = _median_monitor(buffer)
+    measured = close(buffer, scan, state.experiment.corrections, state.monitor_reference or 1.0)
+    state.closed[buffer.number] = measured
+    state.times[buffer.number] = buffer.positions.time + scan.exposure_s / 2
+    return publication.set_products(scan, buffer)
+
+
+def _median_monitor(buffer: SetBuffer) -> float | None:
+    """The flux that the whole run is normalised to: the first set's median."""
+    monitor = buffer.positions.monitor[buffer.status == ADMITTED]
+    usable = monitor[np.isfinite(monitor) & (monitor > 0)]
+    return float(np.median(usable)) if len(usable) else None
+
+
+def _make_frames(state: State) -> list[Product]:
+    products: list[Product] = []
+    for span in scans.spans(state.experiment.scan)[state.next_frame :]:
+        if span.set_last >= state.next_set:
+            break
+        state.next_frame += 1
+        if all(state.closed[s].measured for s in span.sets):
+            products += _make(state, span)
+        keep = span.set_first + state.experiment.scan.window_step
+        for number in [n for n in state.closed if n < keep]:
+            del state.closed[number]
+            state.partials.pop(number, None)
+    return products
+
+
+def _make(state: State, span: scans.Span) -> list[Product]:
+    members = [state.closed[s] for s in span.sets]
+    if state.axis is None:
+        state.axis = find_frame_axis(members, state.experiment)
+    for member in members:
+        if member.number not in state.partials:
+            state.partials[member.number] = partial_of(member, state.experiment, state.integrator.q, state.axis)
+    tomogram = frame_of(span, members, [state.partials[s] for s in span.sets], state.experiment, state.integrator.q)
+    state.waiting.append(tomogram.without_arrays())
+    return list(publication.frame_products(tomogram, state.experiment, state.integrator.q, state.axis, state.scales))
+
+
+def _commit(state: State) -> list[Product]:
+    """Commit the frames, in order, that the log covers, or all of them once no more of it will come."""
+    products: list[Product] = []
+    while state.waiting and (state.log_ended or state.log.covers(state.waiting[0].t_end)):
+        tomogram = state.waiting.pop(0)
+        rows, state.echem_sent = publication.echem_rows(state.log, state.echem_sent, until=tomogram.t_end)
+        products += rows
+        for number in [n for n in state.times if n <= tomogram.span.set_last]:
+            products.append(publication.charge_block(state.experiment.scan, number, state.log, state.times.pop(number)))
+        products.append(publication.step_row(tomogram, state.log, state.experiment.scan, state.log_ended))
+    return products

@@ -1,0 +1,184 @@
+"""The tree of a result as products: declarations at the beginning, blocks and rows as sets close and frames complete."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from operandi.experiment import Experiment, Scan
+from operandi.nodes import (
+    ECHEM,
+    ECHEM_COLUMNS,
+    LEDGER,
+    LEDGER_COLUMNS,
+    STEP_COLUMNS,
+    STEPS,
+    Array,
+    Block,
+    Container,
+    Product,
+    Rows,
+    Table,
+)
+from operandi.pipeline.sets import STATUS, SetBuffer
+from operandi.pipeline.tomograms import Tomogram
+from operandi.stages import charge, scans
+from operandi.stages.axis import Axis
+from operandi.stages.maps import composite_arrays
+
+VOXEL_BLOCK = 20
+PER_IMAGE = {"time": "s", "rotation": "deg", "translation": "mm", "monitor": "counts", "charge": "mAh"}
+VOXEL_UNITS = "counts/mm"
+LOG_GAP_S = 600.0
+"""Between rows of the log further apart than this the charge is unknown; stated, so that live and replay agree."""
+
+
+def tree(experiment: Experiment, q: np.ndarray) -> Iterator[Product]:
+    """Declare every node but the sinograms, which are declared frame by frame."""
+    scan, nq, n = experiment.scan, len(q), experiment.scan.translations
+    images, phases = scans.images_per_set(scan), [w.phase for w in experiment.windows]
+    q_coord = {"q": {"values": q.tolist(), "units": "1/angstrom"}}
+    plane = {axis: {"values": voxel_positions_mm(scan).tolist(), "units": "mm"} for axis in ("y", "x")}
+    yield Table(STEPS, STEP_COLUMNS, "step", {"units": {"t_start": "s", "t_end": "s", "q_start_mah": "mAh", "q_end_mah": "mAh",
+                                                        "q_mah": "mAh", "voltage": "V", "current": "mA"}})  # fmt: skip
+    yield Table(LEDGER, LEDGER_COLUMNS, "entry")
+    yield Table(ECHEM, ECHEM_COLUMNS, "time", {"units": {"time": "s", "voltage": "V", "current": "mA", "charge": "mAh"}})
+    yield Container(("patterns",))
+    for name in ("intensity", "sigma"):
+        yield Array(("patterns", name), ("image", "q"), (0, nq), (images, nq), metadata={"units": "counts", "coords": q_coord})
+    for name, units in PER_IMAGE.items():
+        yield Array(("patterns", name), ("image",), (0,), (images,), "float64", metadata={"units": units})
+    yield Container(("sinograms",))
+    yield Container(("volumes",))
+    block = min(VOXEL_BLOCK, n)
+    coords = {**plane, **q_coord}
+    yield Array(("volumes", "intensity"), ("frame", "y", "x", "q"), (0, n, n, nq), (1, block, block, nq),
+                metadata={"units": VOXEL_UNITS, "coords": coords, **experiment.reconstruction.model_dump(mode="json")})  # fmt: skip
+    yield Container(("maps",), {"windows": [w.model_dump(mode="json") for w in experiment.windows]})
+    coords = {"phase": {"values": phases}, **plane}
+    for name in ("intensity", "sigma"):
+        yield Array(("maps", name), ("frame", "phase", "y", "x"), (0, len(phases), n, n), (1, len(phases), n, n),
+                    metadata={"units": f"{VOXEL_UNITS}/angstrom", "coords": coords})  # fmt: skip
+    if experiment.composites:
+        names = [c.name for c in experiment.composites]
+        coords = {"composite": {"values": names}, **plane, "rgb": {"values": ["red", "green", "blue"]}}
+        yield Container(("composites",), {"composites": [c.model_dump(mode="json") for c in experiment.composites]})
+        shape = (len(names), n, n, 3)
+        yield Array(("composites", "rgb"), ("frame", "composite", "y", "x", "rgb"), (0, *shape), (1, *shape), "uint8", 0,
+                    metadata={"coords": coords})  # fmt: skip
+
+
+def voxel_positions_mm(scan: Scan) -> np.ndarray:
+    """Voxel centres relative to the rotation axis (translations,), mm."""
+    positions = scans.translations_mm(scan)
+    return positions - positions.mean()
+
+
+def set_products(scan: Scan, buffer: SetBuffer) -> Iterator[Product]:
+    """The patterns of a closed set, and a row of the ledger for each of its exposures."""
+    first = buffer.number * scans.images_per_set(scan)
+    yield Block(("patterns", "intensity"), (first, 0), buffer.intensity)
+    yield Block(("patterns", "sigma"), (first, 0), buffer.sigma)
+    for name in ("time", "rotation", "translation", "monitor"):
+        yield Block(("patterns", name), (first,), getattr(buffer.positions, name))
+    entries = np.arange(first, first + len(buffer.status), dtype=np.int64)
+    yield Rows(LEDGER, {
+        "entry": entries,
+        "set": np.full(len(entries), buffer.number, np.int64),
+        "stream": np.full(len(entries), scan.stream, object),
+        "seq_num": entries + 1,
+        "status": np.array(STATUS, object)[buffer.status],
+        "reason": np.array([buffer.reasons.get(i, "") for i in range(len(entries))], object),
+    })  # fmt: skip
+
+
+def unplaced_rows(scan: Scan, refusals: list[Any]) -> list[Product]:
+    """Rows of the ledger for what was refused and belongs to no place of the plan."""
+    if not refusals:
+        return []
+    planned = scan.sets * scans.images_per_set(scan)
+    n = len(refusals)
+    return [Rows(LEDGER, {
+        "entry": planned + np.arange(n, dtype=np.int64),
+        "set": np.full(n, -1, np.int64),
+        "stream": np.full(n, scan.stream, object),
+        "seq_num": np.array([r.seq_num or 0 for r in refusals], np.int64),
+        "status": np.full(n, "refused", object),
+        "reason": np.array([r.reason for r in refusals], object),
+    })]  # fmt: skip
+
+
+def frame_products(
+    tomogram: Tomogram, experiment: Experiment, q: np.ndarray, axis: Axis, scales: dict[str, float]
+) -> Iterator[Product]:
+    """Sinogram, volume, maps and composites of a frame; ``scales`` holds the brightest value of each composite so far."""
+    frame, scan = tomogram.span.frame, experiment.scan
+    coords = {
+        "rotation": {"values": tomogram.rotation_deg.tolist(), "units": "deg"},
+        "translation": {"values": scans.translations_mm(scan).tolist(), "units": "mm"},
+        "q": {"values": q.tolist(), "units": "1/angstrom"},
+    }
+    path, shape = ("sinograms", f"{frame:04d}"), tomogram.sinogram.shape
+    axis_metadata = {"axis_mm": axis.position, "axis_uncertainty_mm": axis.uncertainty}
+    yield Array(path, ("rotation", "translation", "q"), shape, shape, metadata={"units": "counts", "coords": coords, **axis_metadata})
+    yield Block(path, (0, 0, 0), tomogram.sinogram)
+    yield Block(("volumes", "intensity"), (frame, 0, 0, 0), tomogram.volume[None])
+    yield Block(("maps", "intensity"), (frame, 0, 0, 0), tomogram.maps[None])
+    yield Block(("maps", "sigma"), (frame, 0, 0, 0), tomogram.sigma[None])
+    if experiment.composites:
+        yield Block(("composites", "rgb"), (frame, 0, 0, 0, 0), composites(tomogram.maps, experiment, scales)[None])
+
+
+def composites(maps: np.ndarray, experiment: Experiment, scales: dict[str, float]) -> np.ndarray:
+    """The experiment's false-colour pictures (composite, y, x, rgb) uint8 of maps (phase, y, x).
+
+    The colours of a composite share one scale, the brightest of the series so far, so that a phase that is not there
+    stays dark instead of showing its noise.
+    """
+    phases = [w.phase for w in experiment.windows]
+    pictures = []
+    for one in experiment.composites:
+        layers = [np.sum([maps[phases.index(p)] for p in colour] or [np.zeros(maps.shape[1:])], axis=0) for colour in (one.red, one.green, one.blue)]
+        brightest = float(np.nanpercentile(layers, 99.8))
+        scales[one.name] = max(scales.get(one.name, 0.0), brightest)
+        pictures.append(composite_arrays(layers, scales[one.name]))
+    return np.stack(pictures)
+
+
+def charge_block(scan: Scan, number: int, log: charge.Log, mid_exposure: np.ndarray) -> Block:
+    """The charge at the middle of each exposure of a set; NaN where the log does not tell."""
+    values = charge.at(log, mid_exposure, gap_s=LOG_GAP_S).charge
+    return Block(("patterns", "charge"), (number * scans.images_per_set(scan),), values)
+
+
+def echem_rows(log: charge.Log, sent: int, *, until: float) -> tuple[list[Product], int]:
+    """Rows of the log from number ``sent`` to the first at or after ``until``, and the number of rows sent then."""
+    end = min(int(np.searchsorted(log.time, until)) + 1, len(log.time))
+    if end <= sent:
+        return [], sent
+    return [Rows(ECHEM, {name: getattr(log, name)[sent:end] for name in ECHEM_COLUMNS})], end
+
+
+def step_row(tomogram: Tomogram, log: charge.Log, scan: Scan, log_ended: str | None) -> Rows:
+    """The row that commits a frame: what it is made of, when it was measured, and the state of the cell."""
+    span, t_mid = tomogram.span, (tomogram.t_start + tomogram.t_end) / 2
+    start, middle, end = (charge.at(log, np.array([t]), gap_s=LOG_GAP_S) for t in (tomogram.t_start, t_mid, tomogram.t_end))
+    q_start, q_end = float(start.charge[0]), float(end.charge[0])
+    row: Mapping[str, Any] = {
+        "step": span.frame, "frame": span.frame, "set_first": span.set_first, "set_last": span.set_last,
+        "t_start": tomogram.t_start, "t_end": tomogram.t_end,
+        "q_start_mah": q_start, "q_end_mah": q_end, "q_mah": (q_start + q_end) / 2,
+        "voltage": float(middle.voltage[0]), "current": float(middle.current[0]),
+        "phase": charge.phase_of_cycle(log, tomogram.t_start, tomogram.t_end),
+        "coverage": tomogram.coverage, "quality": _quality(tomogram, q_start, q_end, log_ended),
+    }  # fmt: skip
+    return Rows(STEPS, {name: np.array([row[name]], object if kind == "str" else kind) for name, kind in STEP_COLUMNS.items()})
+
+
+def _quality(tomogram: Tomogram, q_start: float, q_end: float, log_ended: str | None) -> str:
+    remarks = []
+    if tomogram.coverage < 1:
+        remarks.append(f"{100 * (1 - tomogram.coverage):.1f} % of the projections not measured")
+    if not np.isfinite(q_start + q_end):
+        remarks.append(f"charge unknown: {log_ended or 'the potentiostat log has a gap here'}")
+    return "; ".join(remarks) or "complete"

@@ -1,0 +1,335 @@
+"""The worker: source → intake → pipeline → sink, one run at a time, and its word to the operator."""
+
+import itertools
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from operandi import pipeline, provenance
+from operandi.errors import AssetError, DocumentError, OperandiError
+from operandi.experiment import Experiment
+from operandi.intake import Intake
+from operandi.nodes import PROCESSED, Block, Rows
+from operandi.pipeline import Event, Images, LogEnded, LogRows, RunEnded, State
+from operandi.sinks.tiled import TiledSink
+from operandi.sources.assets import load_correction, load_mask
+from operandi.sources.follow import Follower
+from operandi.stages import scans
+from operandi.stages.charge import at
+from operandi.stages.patterns import Integrator, build_integrator, load_calibration, warm_up
+
+log = logging.getLogger(__name__)
+
+Document = tuple[str, Mapping[str, Any]]
+POLL_S = 0.2
+LOG_POLL_S = 0.5
+PATIENCE_S = 10.0
+QUEUED_BLOCKS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where a run's processing stands; NaN where the log does not tell."""
+
+    key: str = ""
+    run_uid: str = ""
+    images: int = 0
+    planned: int = 0
+    images_per_s: float = 0.0
+    refused: int = 0
+    set: int = 0
+    frames: int = 0
+    frames_planned: int = 0
+    voltage: float = float("nan")
+    current: float = float("nan")
+    charge: float = float("nan")
+    unpublished: int = 0
+    message: str = ""
+    finished: bool = False
+
+
+def make_integrator(experiment: Experiment, shape: tuple[int, int] | None = None) -> Integrator:
+    """The integrator of an experiment, for images of ``shape``; None takes that of the mask or of the detector.
+
+    Raises GeometryError where poni, mask, dark, flat and images do not fit each other.
+    """
+    geometry, how = experiment.geometry, experiment.integration
+    mask = None if geometry.mask is None else load_mask(geometry.mask)
+    shape = shape or (None if mask is None else mask.shape) or load_calibration(geometry.poni).detector.shape
+    if shape is None:
+        raise AssetError(f"{geometry.poni} names no detector with a shape: give geometry.mask, an image of the detector's shape")
+    return build_integrator(
+        str(geometry.poni),
+        shape=(int(shape[0]), int(shape[1])),
+        mask=mask,
+        q_range=(how.q_min_inv_angstrom, how.q_max_inv_angstrom),
+        n_q=how.bins,
+        method=how.splitting,
+        polarization=how.polarization,
+        dark=None if how.dark is None else load_correction(how.dark),
+        flat=None if how.flat is None else load_correction(how.flat),
+        dummy=how.dummy,
+    )
+
+
+class LogFeed:
+    """The potentiostat log of an experiment as events, polled no more often than every ``LOG_POLL_S``."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        given = experiment.potentiostat
+        self._follower = None
+        if given is not None:
+            self._follower = Follower(given.file, timezone=given.timezone, clock_offset_s=given.clock_offset_s)
+        self._next = 0.0
+
+    def poll(self, *, final: bool = False) -> list[Event]:
+        """What the log has gained; ``final`` takes its last line for complete."""
+        if self._follower is None or (time.monotonic() < self._next and not final):
+            return []
+        self._next = time.monotonic() + LOG_POLL_S
+        new = self._follower.poll(final=final)
+        return [] if new is None else [LogRows(new.rows, new.restarted)]
+
+
+@dataclass(slots=True)
+class Processing:
+    """One run on its way: the pipeline's state, the sink, and what has come so far."""
+
+    experiment: Experiment
+    sink: TiledSink
+    on_status: Callable[[Status], None]
+    state: State
+    status: Status
+    began: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def begin(
+        cls, experiment: Experiment, integrator: Integrator, start: Mapping[str, Any], sink: TiledSink, on_status: Callable[[Status], None]
+    ) -> "Processing":
+        """Open the result of a run and declare its tree."""
+        key, metadata = provenance.result_of(experiment, start)
+        sink.open(key, metadata)
+        state, products = pipeline.begin(experiment, integrator)
+        scan = experiment.scan
+        planned = scan.sets * scans.images_per_set(scan)
+        status = Status(key=key, run_uid=start["uid"], planned=planned, frames_planned=len(scans.spans(scan)))
+        processing = cls(experiment, sink, on_status, state, status)
+        processing._apply(products)
+        return processing
+
+    @property
+    def finished(self) -> bool:
+        """Whether everything of the run is published, or waits in the spool."""
+        return self.state.finished
+
+    def take(self, event: Event) -> None:
+        """Fold one event and publish what it completes."""
+        self.state, products = pipeline.step(self.state, event)
+        self._apply(products)
+        if isinstance(event, Images):
+            self.status = replace(self.status, images=self.status.images + len(event.seq_num))
+            self._report_cell(float(event.positions.time[-1]))
+        elif isinstance(event, pipeline.Refusal):
+            self.status = replace(self.status, refused=self.status.refused + 1)
+        self.report()
+
+    def report(self, message: str | None = None) -> None:
+        """Tell ``on_status`` where the run stands."""
+        elapsed = time.monotonic() - self.began
+        self.status = replace(
+            self.status,
+            images_per_s=self.status.images / max(elapsed, 1e-9),
+            set=min(self.state.next_set, self.experiment.scan.sets - 1),
+            unpublished=self.sink.backlog,
+            finished=self.finished,
+            message=self.status.message if message is None else message,
+        )
+        self.on_status(self.status)
+
+    def _report_cell(self, moment: float) -> None:
+        if not len(self.state.log):
+            return
+        reading = at(self.state.log, np.array([min(moment, self.state.log.time[-1])]))
+        values = {name: float(getattr(reading, name)[0]) for name in ("voltage", "current", "charge")}
+        self.status = replace(self.status, **values)
+
+    def _apply(self, products: Iterable[Any]) -> None:
+        for product in products:
+            self.sink.apply(product)
+            if isinstance(product, Rows) and product.path == ("steps",):
+                self.status = replace(self.status, frames=self.status.frames + 1)
+
+
+def log_reason(experiment: Experiment, state: State) -> str:
+    """Why the log does not cover a run, with the remedy."""
+    given = experiment.potentiostat
+    if given is None:
+        return "the experiment names no potentiostat"
+    if not len(state.log):
+        return f"{given.file} is not there or has no rows: give potentiostat.file, and replay"
+    covered = " to ".join(provenance.utc(t) for t in (state.log.time[0], state.log.time[-1]))
+    needed = " to ".join(provenance.utc(t) for t in (state.waiting[0].t_start, state.waiting[-1].t_end)) if state.waiting else "the run"
+    return f"{given.file} covers {covered}, the images {needed}: correct potentiostat.timezone or clock_offset_s, or give the right file, and replay"
+
+
+def finish(processing: Processing, feed: LogFeed, late_s: float, stop: threading.Event) -> None:
+    """Wait for a log that lags, at most ``late_s``, then commit what is left without it."""
+    deadline = time.monotonic() + late_s
+    while not processing.finished and time.monotonic() < deadline and not stop.is_set():
+        for event in feed.poll():
+            processing.take(event)
+        processing.report("waiting for the potentiostat log")
+        stop.wait(POLL_S)
+    if stop.is_set():
+        return
+    for event in feed.poll(final=True):
+        processing.take(event)
+    if not processing.finished:
+        reason = log_reason(processing.experiment, processing.state)
+        log.warning("charge unknown: %s", reason)
+        processing.take(LogEnded(reason))
+
+
+def image_shape(experiment: Experiment, descriptor: Mapping[str, Any]) -> tuple[int, int] | None:
+    """(rows, columns) of the images that a descriptor announces; None where it announces none."""
+    key = descriptor.get("data_keys", {}).get(experiment.scan.keys.image)
+    shape = None if key is None else key.get("shape")
+    return None if not shape or len(shape) < 2 else (int(shape[-2]), int(shape[-1]))
+
+
+class Callback:
+    """The whole processing as a bluesky callback: takes ``(name, doc)`` of one run after the other.
+
+    For ``RE.subscribe`` in small set-ups, notebooks and tests; the worker feeds it from the journal. A call returns when
+    the document is processed, so that a run's last call waits for a lagging potentiostat log.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        sink: TiledSink,
+        *,
+        on_status: Callable[[Status], None] = lambda status: None,
+        patience_s: float = PATIENCE_S,
+        late_s: float | None = None,
+    ) -> None:
+        self.experiment, self.sink = experiment, sink
+        self.integrator = make_integrator(experiment)
+        warm_up(self.integrator)
+        self._on_status, self._patience_s = on_status, patience_s
+        self._late_s = (experiment.potentiostat.late_s if experiment.potentiostat else 0.0) if late_s is None else late_s
+        self._intake: Intake | None = None
+        self._feed: LogFeed | None = None
+        self.processing: Processing | None = None
+
+    def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
+        """Take one document to its end: what it completes is published, or waits in the spool, on return."""
+        if name == "start":
+            self.start(doc)
+        for event in self.events(name, doc):
+            self.take(event)
+        if name == "stop":
+            self.finish(threading.Event())
+
+    def start(self, doc: Mapping[str, Any]) -> None:
+        """Open the result of a new run."""
+        self._intake = Intake(self.experiment.scan, self.integrator.shape, patience_s=self._patience_s)
+        self._feed = LogFeed(self.experiment)
+        self.processing = Processing.begin(self.experiment, self.integrator, doc, self.sink, self._on_status)
+        self.poll_log()
+
+    def events(self, name: str, doc: Mapping[str, Any]) -> Iterator[Event]:
+        """Join and read; may run in another thread than `take`."""
+        if self._intake is None:
+            raise DocumentError(f"a {name} came before any start document: feed whole runs, start first")
+        yield from self._intake.events(name, doc)
+
+    def take(self, event: Event) -> None:
+        """Fold one event of the open run."""
+        assert self.processing is not None
+        self.processing.take(event)
+        self.poll_log()
+
+    def poll_log(self) -> None:
+        """Take what the potentiostat log has gained."""
+        if self._feed is not None and self.processing is not None:
+            for event in self._feed.poll():
+                self.processing.take(event)
+
+    def finish(self, stop: threading.Event) -> None:
+        """Complete the open run."""
+        assert self.processing is not None
+        assert self._feed is not None
+        assert self._intake is not None
+        finish(self.processing, self._feed, self._late_s, stop)
+        self._intake.close()
+
+
+def process(callback: Callback, source: Iterable[Document], stop: threading.Event) -> None:
+    """Drive one run's documents through ``callback``: reading in one thread, computing and publishing in this one.
+
+    Returns when the run is complete, or early when ``stop`` is set. Whatever the reading thread raises is raised here.
+
+    Raises
+    ------
+    DocumentError
+        The first document is not the start of a run.
+    """
+    documents = iter(source)
+    first = next(documents, None)
+    if first is None:
+        return
+    if first[0] != "start":
+        raise DocumentError(f"the documents of a run begin with a {first[0]}: the first must be its start")
+    callback.start(first[1])
+    blocks: queue.Queue[Event | BaseException | None] = queue.Queue(QUEUED_BLOCKS)
+    ended = threading.Event()
+    reader = threading.Thread(target=_read, args=(callback, itertools.chain([first], documents), blocks, ended), name="reader", daemon=True)
+    reader.start()
+    try:
+        while not stop.is_set():
+            try:
+                event = blocks.get(timeout=POLL_S)
+            except queue.Empty:
+                callback.poll_log()
+                continue
+            if event is None:
+                break
+            if isinstance(event, BaseException):
+                raise event
+            callback.take(event)
+            if isinstance(event, RunEnded):
+                callback.finish(stop)
+                break
+    finally:
+        ended.set()
+
+
+def _read(
+    callback: Callback, source: Iterable[Document], blocks: "queue.Queue[Event | BaseException | None]", ended: threading.Event
+) -> None:
+    def put(item: Event | BaseException | None) -> bool:
+        while not ended.is_set():
+            try:
+                blocks.put(item, timeout=POLL_S)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    try:
+        for name, doc in source:
+            for event in callback.events(name, doc):
+                if not put(event):
+                    return
+        put(None)
+    except Exception as error:
+        # Whatever goes wrong here must reach the operator, so the main thread raises it.
+        put(error)

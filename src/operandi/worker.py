@@ -1,0 +1,196 @@
+"""Which runs to process: the worker that follows a journal, and the replay of a run that is over."""
+
+import json
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import asdict
+from pathlib import Path
+
+from operandi import provenance
+from operandi.errors import DocumentError
+from operandi.experiment import Experiment
+from operandi.nodes import PROCESSED
+from operandi.runner import Callback, Document, Status, process
+from operandi.sinks.raw import RawPublisher
+from operandi.sinks.tiled import TiledSink
+from operandi.sources import journal
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 0.5
+DRAIN_S = 60.0
+SINCE = "since"
+STATUS_FILE = "status.json"
+STATUS_EVERY_S = 0.25
+
+
+def _ignore(status: Status) -> None:
+    """Tell nobody."""
+
+
+class StatusFile:
+    """Keeps ``status.json`` of the state folder current, for whoever watches the worker from outside."""
+
+    def __init__(self, folder: Path, then: Callable[[Status], None]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file, self._then, self._next = folder / STATUS_FILE, then, 0.0
+
+    def __call__(self, status: Status) -> None:
+        self._then(status)
+        if time.monotonic() < self._next and not status.finished:
+            return
+        self._next = time.monotonic() + STATUS_EVERY_S
+        plain = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(status).items()}
+        new = self._file.with_suffix(".new")
+        new.write_text(json.dumps(plain))
+        os.replace(new, self._file)
+
+
+def make_sink(experiment: Experiment, *, api_key: str | None, root: str = PROCESSED) -> TiledSink:
+    """The sink that the experiment file's ``publishing`` names."""
+    where = experiment.publishing
+    return TiledSink(where.tiled, api_key=api_key, storage=where.storage, state=where.state, root=root)
+
+
+def run_worker(
+    experiment: Experiment,
+    *,
+    api_key: str | None = None,
+    on_status: Callable[[Status], None] = _ignore,
+    stop: threading.Event | None = None,
+    once: bool = False,
+) -> list[str]:
+    """Follow the experiment's journal and process each run, until ``stop`` is set.
+
+    Takes the runs that began after the worker was first started on this ``publishing.state`` and those still under way
+    then, also after a crash: what is done is marked there. Runs from before are left to `replay`.
+
+    Parameters
+    ----------
+    api_key
+        Key with which to write to the server.
+    on_status
+        Called with where the run stands, often; must be quick.
+    once
+        Return after the first run that is complete.
+
+    Returns
+    -------
+    Keys of the results that were completed.
+    """
+    stop = stop or threading.Event()
+    since = _first_started(experiment.publishing.state)
+    on_status = StatusFile(experiment.publishing.state, on_status)
+    callback = Callback(experiment, make_sink(experiment, api_key=api_key), on_status=on_status)
+    on_status(Status(message=f"waiting for a run in {experiment.publishing.journal}"))
+    completed: list[str] = []
+    while not stop.is_set() and not (once and completed):
+        run = _next_run(experiment, since)
+        if run is None:
+            stop.wait(LOOK_S)
+            continue
+        with RawPublisher(experiment.publishing.tiled, api_key=api_key) as raw:
+            published = raw.publish(run.uid, lambda stopped, path=run.path: journal.follow_run(path, stop=stopped))
+            completed += _process_run(experiment, callback, run, stop)
+            _await_raw(published, run.uid, stop)
+    return completed
+
+
+def _await_raw(published: Future[bool], uid: str, stop: threading.Event) -> None:
+    """Give the raw run the time to reach the server; what is wrong with it is told, and never costs the result."""
+    deadline = time.monotonic() + DRAIN_S
+    while not published.done() and not stop.is_set() and time.monotonic() < deadline:
+        stop.wait(LOOK_S)
+    if not published.done():
+        log.warning("raw run %s is not on the server yet; it is written when a worker next runs while the server is up", uid)
+    elif (error := published.exception()) is not None:
+        log.error("raw run %s is not on the server: %s", uid, error)
+
+
+def _process_run(experiment: Experiment, callback: Callback, run: journal.Run, stop: threading.Event) -> list[str]:
+    """Process one run to its end; the key of its result, or nothing where ``stop`` came first."""
+    process(callback, journal.follow_run(run.path, stop=stop), stop)
+    processing = callback.processing
+    if processing is None or not processing.finished:
+        callback.sink.close()
+        return []
+    callback.sink.close(DRAIN_S)
+    _marker(experiment.publishing.state, processing.status.key).touch()
+    return [processing.status.key]
+
+
+def _first_started(state: Path) -> float:
+    """When a worker was first started on this state folder, UTC epoch s."""
+    state.mkdir(parents=True, exist_ok=True)
+    file = state / SINCE
+    if not file.exists():
+        file.write_text(repr(time.time()))
+    return float(file.read_text() or 0.0)
+
+
+def _marker(state: Path, key: str) -> Path:
+    (state / "done").mkdir(parents=True, exist_ok=True)
+    return state / "done" / key
+
+
+def _next_run(experiment: Experiment, since: float) -> journal.Run | None:
+    """The earliest run that waits for this worker."""
+    folder = experiment.publishing.journal
+    if not folder.is_dir():
+        return None
+    for run in journal.runs(folder):
+        _, start = next(iter(journal.read(run.path)))
+        begun = (experiment.publishing.state / "begun" / run.uid).exists()
+        key, _ = provenance.result_of(experiment, start)
+        if _marker(experiment.publishing.state, key).exists():
+            continue
+        if begun or not run.finished or run.path.stat().st_mtime >= since:
+            (experiment.publishing.state / "begun").mkdir(exist_ok=True)
+            (experiment.publishing.state / "begun" / run.uid).touch()
+            return run
+    return None
+
+
+def replay(
+    experiment: Experiment,
+    documents: Iterable[Document],
+    *,
+    api_key: str | None = None,
+    root: str = PROCESSED,
+    on_status: Callable[[Status], None] = _ignore,
+    stop: threading.Event | None = None,
+) -> str:
+    """Process a run that is over; the same code, and so the same numbers, as live.
+
+    Parameters
+    ----------
+    experiment
+        How to process it; another experiment than the live one makes another result beside the first.
+    documents
+        Of one run, from `operandi.sources.replay`.
+    root
+        Container in which the result goes.
+
+    Returns
+    -------
+    Key of the result.
+
+    Raises
+    ------
+    DocumentError
+        The documents end without a stop document, so the run may not be over.
+    """
+    stop = stop or threading.Event()
+    with make_sink(experiment, api_key=api_key, root=root) as sink:
+        callback = Callback(experiment, sink, on_status=on_status, patience_s=0.0, late_s=0.0)
+        process(callback, documents, stop)
+        processing = callback.processing
+        if processing is None or not processing.finished:
+            raise DocumentError("the run has no start or no stop document: it may still be under way; let the worker follow it")
+        sink.drain(DRAIN_S)
+        return processing.status.key
