@@ -175,3 +175,47 @@ def backproject_slab(slab, cross, first, cosines, sines, weights, centre, volume
             if y < n_rows and x < n_columns:
                 for k in range(n):
                     volume[y, x, first + k] = out[pixel * CHANNELS + k]
+
+
+@njit(nogil=True, fastmath=_FAST)
+def _spread(flat_volume, at, low, high, flat, o):
+    """Add a voxel to the two samples between which it falls."""
+    for q in range(_WIDTH):
+        flat[o + q] += low * flat_volume[at + q]
+    for q in range(_WIDTH):
+        flat[o + _WIDTH + q] += high * flat_volume[at + q]
+
+
+@njit(cache=True, nogil=True, parallel=True, fastmath=_FAST)
+def project_slab(volume, cosines, sines, centre, slab):
+    """Project a volume: the transpose of `backproject_slab` with weights of 1.
+
+    Parameters
+    ----------
+    volume : (row, column, CHANNELS) float32.
+    slab : (projection, sample + 2, CHANNELS) float32, overwritten; what falls beyond the detector is dropped, its end rows are 0.
+    """
+    n_rows, n_columns = volume.shape[0], volume.shape[1]
+    n_projections, n_samples = slab.shape[0], slab.shape[1] - 2
+    across, down = (n_columns + TILE - 1) // TILE, (n_rows + TILE - 1) // TILE
+    flat, flat_volume = slab.ravel(), volume.ravel()
+    for group in prange((n_projections + _BLOCK - 1) // _BLOCK):
+        start, stop = group * _BLOCK, min((group + 1) * _BLOCK, n_projections)
+        weights = np.ones(stop - start)
+        offset = np.empty((TILE * TILE, stop - start), np.uint64)
+        low = np.empty((TILE * TILE, stop - start), np.float32)
+        high = np.empty((TILE * TILE, stop - start), np.float32)
+        slab[start:stop] = 0.0
+        for tile in range(across * down):
+            row, column = (tile // across) * TILE, (tile % across) * TILE
+            size = (n_rows, n_columns)
+            _trace_tile(row, column, size, cosines[start:stop], sines[start:stop], weights, centre, n_samples, offset, low, high)
+            for p in range(stop - start):
+                base = np.uint64(start * (n_samples + 2)) * _WIDTH
+                for pixel in range(TILE * TILE):
+                    y, x = row + pixel // TILE, column + pixel % TILE
+                    if y < n_rows and x < n_columns and (low[pixel, p] != 0.0 or high[pixel, p] != 0.0):
+                        at = np.uint64(y * n_columns + x) * _WIDTH
+                        _spread(flat_volume, at, low[pixel, p], high[pixel, p], flat, base + offset[pixel, p])
+        slab[start:stop, 0] = 0.0
+        slab[start:stop, n_samples + 1] = 0.0

@@ -8,7 +8,7 @@ from numpy.polynomial import legendre
 from scipy.optimize import minimize_scalar
 
 from operandi.errors import ShapeError
-from operandi.stages.volumes import fill_gaps, usable_projections
+from operandi.stages.sinograms import fill_gaps, usable_projections
 
 _MAX_ORDER = 60
 _RIM_POINTS = 2

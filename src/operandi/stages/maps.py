@@ -233,7 +233,7 @@ def composite_limits(
 
 
 def composite_arrays(layers: Sequence[np.ndarray], upper: float, *, lower: float = 0.0, gamma: float = 1.0) -> np.ndarray:
-    """The red, green and blue layers (y, x) as one picture (y, x, rgb) uint8, all on the scale from black at ``lower`` to full at ``upper``."""
+    """Red, green and blue layers (y, x) as one picture (y, x, rgb) uint8, on one scale from black at ``lower`` to full at ``upper``."""
     return np.stack([_shade(layer, lower, upper, gamma) for layer in layers], axis=-1)
 
 

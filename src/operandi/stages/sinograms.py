@@ -1,4 +1,4 @@
-"""Patterns to sinograms: each into the cell of its rotation and translation."""
+"""Patterns to sinograms, each into the cell of its rotation and translation; and what to make of cells that were not measured."""
 
 from typing import NamedTuple
 
@@ -51,3 +51,53 @@ def assemble(patterns: np.ndarray, row: np.ndarray, column: np.ndarray, n_rotati
     values[cells] = patterns[valid[valid.size - 1 - from_end]]
     coverage[cells] = 1
     return Sinogram(values.reshape(n_rotation, n_translation, -1), coverage.reshape(n_rotation, n_translation))
+
+
+def usable_projections(sinogram: np.ndarray) -> np.ndarray:
+    """(rotation,) bool: the projections of a sinogram (rotation, translation, q) of which at least half the cells are measured.
+
+    A cell is measured where any of its channels is finite.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        doubtful = ~np.isfinite(sinogram.sum(axis=2))
+    measured = ~doubtful
+    measured[doubtful] = np.isfinite(sinogram[doubtful]).any(axis=1)
+    return (2 * measured.sum(axis=1) >= sinogram.shape[1]) & measured.any(axis=1)
+
+
+def fill_gaps(projections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Interpolate cells that are not finite linearly along the translation; beyond the first and last measured ones, hold those.
+
+    Parameters
+    ----------
+    projections : (rotation, translation, q) float32.
+
+    Returns
+    -------
+    The filled projections (the same array where nothing is to be filled), and (q,) bool: the channels for which some projection
+    has no finite cell. These are 0 throughout, and nothing can be said about them.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        if np.isfinite(projections.sum(axis=2)).all():
+            return projections, np.zeros(projections.shape[2], bool)
+    projections = projections.copy()
+    lost = np.zeros(projections.shape[2], bool)
+    for projection in projections:
+        lost |= ~np.isfinite(projection).any(axis=0)
+    projections[:, :, lost] = 0.0
+    for projection in projections:
+        if not (finite := np.isfinite(projection)).all():
+            _fill_projection(projection, finite)
+    return projections, lost
+
+
+def _fill_projection(projection: np.ndarray, finite: np.ndarray) -> None:
+    n = projection.shape[0]
+    channels = np.flatnonzero(~finite.all(axis=0))
+    values, finite, at = projection[:, channels], finite[:, channels], np.arange(n)[:, None]
+    before = np.maximum.accumulate(np.where(finite, at, -1), axis=0)
+    after = np.minimum.accumulate(np.where(finite, at, n)[::-1], axis=0)[::-1]
+    before, after = np.where(before < 0, after, before), np.where(after == n, before, after)
+    fraction = (at - before) / np.maximum(after - before, 1)
+    low, high = np.take_along_axis(values, before, axis=0), np.take_along_axis(values, after, axis=0)
+    projection[:, channels] = low + fraction * (high - low)

@@ -11,11 +11,20 @@ space with the exact kernel of the band-limited filter, which equals a Fourier f
 """
 
 from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
+import xarray as xr
 
 from operandi.errors import ShapeError
 from operandi.kernels import backprojection as kernel
+from operandi.stages import engines
+from operandi.stages import iterations as iterative
+from operandi.stages.axis import Axis, locate_axis
+from operandi.stages.sinograms import fill_gaps, usable_projections
+
+Engine = Literal["native", "astra"]
+Method = Literal["fbp", "sirt", "cgls", "mlem"]
 
 PERIOD_DEG = 180.0
 _SAME_ANGLE_DEG = 1e-6
@@ -88,56 +97,6 @@ def angular_weights(rotation_deg: np.ndarray, period_deg: float = PERIOD_DEG) ->
     return weights * (np.pi / period_deg)
 
 
-def usable_projections(sinogram: np.ndarray) -> np.ndarray:
-    """(rotation,) bool: the projections of a sinogram (rotation, translation, q) of which at least half the cells are measured.
-
-    A cell is measured where any of its channels is finite.
-    """
-    with np.errstate(invalid="ignore", over="ignore"):
-        doubtful = ~np.isfinite(sinogram.sum(axis=2))
-    measured = ~doubtful
-    measured[doubtful] = np.isfinite(sinogram[doubtful]).any(axis=1)
-    return (2 * measured.sum(axis=1) >= sinogram.shape[1]) & measured.any(axis=1)
-
-
-def fill_gaps(projections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Interpolate cells that are not finite linearly along the translation; beyond the first and last measured ones, hold those.
-
-    Parameters
-    ----------
-    projections : (rotation, translation, q) float32.
-
-    Returns
-    -------
-    The filled projections (the same array where nothing is to be filled), and (q,) bool: the channels for which some projection
-    has no finite cell. These are 0 throughout, and nothing can be said about them.
-    """
-    with np.errstate(invalid="ignore", over="ignore"):
-        if np.isfinite(projections.sum(axis=2)).all():
-            return projections, np.zeros(projections.shape[2], bool)
-    projections = projections.copy()
-    lost = np.zeros(projections.shape[2], bool)
-    for projection in projections:
-        lost |= ~np.isfinite(projection).any(axis=0)
-    projections[:, :, lost] = 0.0
-    for projection in projections:
-        if not (finite := np.isfinite(projection)).all():
-            _fill_projection(projection, finite)
-    return projections, lost
-
-
-def _fill_projection(projection: np.ndarray, finite: np.ndarray) -> None:
-    n = projection.shape[0]
-    channels = np.flatnonzero(~finite.all(axis=0))
-    values, finite, at = projection[:, channels], finite[:, channels], np.arange(n)[:, None]
-    before = np.maximum.accumulate(np.where(finite, at, -1), axis=0)
-    after = np.minimum.accumulate(np.where(finite, at, n)[::-1], axis=0)[::-1]
-    before, after = np.where(before < 0, after, before), np.where(after == n, before, after)
-    fraction = (at - before) / np.maximum(after - before, 1)
-    low, high = np.take_along_axis(values, before, axis=0), np.take_along_axis(values, after, axis=0)
-    projection[:, channels] = low + fraction * (high - low)
-
-
 def grid_mm(translation_mm: np.ndarray) -> np.ndarray:
     """Coordinates of the volume along x and y, in mm from the rotation axis."""
     n = translation_mm.size
@@ -186,7 +145,7 @@ def partial_volume(
     ShapeError
         If the arrays do not fit each other, translations are not equally spaced, or the filter is unknown.
     """
-    return _project_back(sinogram, rotation_deg, translation_mm, axis_mm, filter, weights, variance=False)
+    return _project_back(_prepare(sinogram, rotation_deg, translation_mm, axis_mm, weights), filter, variance=False)
 
 
 def partial_variance(
@@ -202,30 +161,49 @@ def partial_variance(
     Exact for independent cells: filter and interpolation enter with the square of the coefficient of each cell, correlations
     between neighbouring filtered samples included. The variance of a filled cell is interpolated like its value.
     """
-    return _project_back(variance, rotation_deg, translation_mm, axis_mm, filter, weights, variance=True)
+    return _project_back(_prepare(variance, rotation_deg, translation_mm, axis_mm, weights), filter, variance=True)
 
 
-def _project_back(sinogram, rotation_deg, translation_mm, axis_mm, filter, weights, *, variance: bool) -> np.ndarray:  # noqa: A002
+class _Prepared(NamedTuple):
+    """What there is to reconstruct, in increasing order of angle and translation."""
+
+    projections: np.ndarray
+    rotation_deg: np.ndarray
+    weights: np.ndarray
+    centre: float
+    pitch_mm: float
+    lost: np.ndarray
+
+
+def _prepare(sinogram, rotation_deg, translation_mm, axis_mm, weights) -> _Prepared:
     values = np.asarray(sinogram, np.float32)
     rotation, translation = np.asarray(rotation_deg, float), np.asarray(translation_mm, float)
     _check(values, rotation, translation, axis_mm, weights)
     pitch = _pitch(translation)
     usable = np.flatnonzero(usable_projections(values) & np.isfinite(rotation))
     usable = usable[np.argsort(rotation[usable], kind="stable")]
-    n = translation.size
-    if usable.size == 0:
-        return np.full((n, n, values.shape[2]), np.nan, np.float32)
     if translation[0] > translation[-1]:
         values, translation = values[:, ::-1], translation[::-1]
     if not np.array_equal(usable, np.arange(values.shape[0])):
         values = values[usable]
     filled, lost = fill_gaps(np.ascontiguousarray(values))
     angular = angular_weights(rotation[usable]) if weights is None else np.asarray(weights, float)[usable]
-    taps, cross = filter_taps(filter, n, pitch), None
+    return _Prepared(filled, rotation[usable], angular, (axis_mm - translation[0]) / pitch, pitch, lost)
+
+
+def _project_back(prepared: _Prepared, filter_name: str, *, variance: bool) -> np.ndarray:
+    n = prepared.projections.shape[1]
+    taps, cross = filter_taps(filter_name, n, prepared.pitch_mm), None
     if variance:
         taps, cross = taps**2, taps * np.append(taps[1:], 0.0)
-    volume = _backproject(filled, taps, cross, rotation[usable], angular, (axis_mm - translation[0]) / pitch)
-    volume[:, :, lost] = np.nan
+    return _masked(_backproject(prepared, taps, cross), prepared)
+
+
+def _masked(volume: np.ndarray, prepared: _Prepared) -> np.ndarray:
+    """NaN where nothing can be said."""
+    if len(prepared.projections) == 0:
+        volume[:] = np.nan
+    volume[:, :, prepared.lost] = np.nan
     return volume
 
 
@@ -241,13 +219,14 @@ def _check(values: np.ndarray, rotation: np.ndarray, translation: np.ndarray, ax
         raise ShapeError(f"the rotation axis is at {axis_mm} mm: give a finite position on the translation axis")
 
 
-def _backproject(projections, taps, cross, rotation_deg, weights, centre) -> np.ndarray:
+def _backproject(prepared: _Prepared, taps: np.ndarray, cross: np.ndarray | None) -> np.ndarray:
     """Filter with ``taps`` and backproject, slab by slab of channels; with ``cross``, as the kernel's variance."""
+    projections, centre = prepared.projections, prepared.centre
     n_projections, n_samples, n_channels = projections.shape
     padded = -(-n_projections // kernel.GROUP) * kernel.GROUP
     cosines, sines, angular = np.zeros((3, padded))
-    cosines[:n_projections], sines[:n_projections] = np.cos(np.deg2rad(rotation_deg)), np.sin(np.deg2rad(rotation_deg))
-    angular[:n_projections] = weights
+    cosines[:n_projections], sines[:n_projections] = np.cos(np.deg2rad(prepared.rotation_deg)), np.sin(np.deg2rad(prepared.rotation_deg))
+    angular[:n_projections] = prepared.weights
     slab = np.empty((padded, n_samples + 2, kernel.CHANNELS), np.float32)
     slab_cross = _NO_SLAB if cross is None else np.empty_like(slab)
     volume = np.empty((n_samples, n_samples, n_channels), np.float32)
@@ -298,3 +277,96 @@ def _weighted_sum(partials: Sequence[np.ndarray], shares: np.ndarray) -> np.ndar
         for partial, share in chosen[1:]:
             total[row] += partial[row] * share
     return total
+
+
+def reconstruct(
+    sinogram: xr.DataArray,
+    *,
+    axis: Axis | float | None = None,
+    method: Method = "fbp",
+    engine: Engine = "native",
+    filter: str = "ramp",  # noqa: A002
+    weights: np.ndarray | None = None,
+    sigma: xr.DataArray | None = None,
+    iterations: int | None = None,
+) -> xr.Dataset:
+    """Reconstruct a sinogram, every channel on its own.
+
+    Parameters
+    ----------
+    sinogram : dims rotation (deg), translation (mm)[, q], with their coordinates. NaN is not measured: see `partial_volume`.
+    axis : the rotation axis on the translation axis, mm; None finds it (`find_axis`).
+    method : fbp, or an iterative one: sirt, cgls, mlem (which takes negative cells as 0 and gives no negative voxel).
+    engine : native, or astra (fbp, sirt and cgls, one channel after another), for comparison.
+    filter : of fbp: ramp, shepp-logan, cosine, hann.
+    weights : (rotation,) radians, of fbp, in place of `angular_weights`.
+    sigma : standard deviation of the sinogram, of the same dims; then fbp gives that of the volume, exact for independent cells.
+    iterations : of iterative methods; None takes `iterations.DEFAULT_ITERATIONS`.
+
+    Returns
+    -------
+    Dataset (y, x[, q]): `intensity` in the sinogram's unit per mm, and `sigma` where asked for; x and y in mm from the axis.
+    There is no sigma for iterative methods, which are not linear in the data or stop early.
+
+    Raises
+    ------
+    ShapeError
+        If arrays do not fit each other, sigma is asked of another method than native fbp, or a name is unknown.
+    MissingBackendError
+        If the engine is not installed.
+    """
+    _check_names(method, engine, filter, sigma)
+    values = _cells(sinogram)
+    rotation, translation = sinogram["rotation"].to_numpy(), sinogram["translation"].to_numpy()
+    found = axis if axis is not None else locate_axis(values, rotation, translation)
+    position = found.position if isinstance(found, Axis) else float(found)
+    prepared = _prepare(values, rotation, translation, position, weights)
+    count = iterations if iterations is not None else iterative.DEFAULT_ITERATIONS.get(method, 1)
+    volumes = {"intensity": _run(prepared, method, engine, filter, count)}
+    if sigma is not None:
+        variance = np.where(np.isfinite(values), _cells(sigma) ** 2, np.nan)
+        volumes["sigma"] = np.sqrt(_project_back(_prepare(variance, rotation, translation, position, weights), filter, variance=True))
+    attrs = {"method": method, "engine": engine, "axis_mm": position}
+    attrs |= {"filter": filter} if method == "fbp" else {"iterations": count}
+    return _labelled(volumes, sinogram, grid_mm(translation), attrs)
+
+
+def _check_names(method: str, engine: str, filter_name: str, sigma) -> None:
+    if method not in get_args(Method) or engine not in get_args(Engine) or filter_name not in FILTERS:
+        raise ShapeError(
+            f"cannot reconstruct by method {method!r}, engine {engine!r}, filter {filter_name!r}; methods: {', '.join(get_args(Method))}; "
+            f"engines: {', '.join(get_args(Engine))}; filters: {', '.join(FILTERS)}"
+        )
+    if engine == "astra" and method == "mlem":
+        raise ShapeError("the astra toolbox has no mlem on the CPU: use engine='native'")
+    if sigma is not None and (method, engine) != ("fbp", "native"):
+        raise ShapeError(f"sigma is exact for the native fbp only; {engine} {method} has none: leave sigma out")
+
+
+def _cells(data: xr.DataArray) -> np.ndarray:
+    """(rotation, translation, q), with one q where there is none."""
+    if not {"rotation", "translation"} <= set(data.dims) <= {"rotation", "translation", "q"}:
+        raise ShapeError(f"a sinogram has the dimensions rotation, translation and perhaps q; got {data.dims}")
+    if missing := {"rotation", "translation"} - set(data.coords):
+        raise ShapeError(f"the sinogram lacks the coordinates of {' and '.join(sorted(missing))}: assign them (deg, mm)")
+    values = data.transpose("rotation", "translation", ...).to_numpy()
+    return values if values.ndim == 3 else values[:, :, None]
+
+
+def _run(prepared: _Prepared, method: str, engine: str, filter_name: str, iterations: int) -> np.ndarray:
+    if method == "fbp" and engine == "native" or len(prepared.projections) == 0:
+        return _project_back(prepared, filter_name, variance=False)
+    projections, rotation, centre, pitch = prepared.projections, prepared.rotation_deg, prepared.centre, prepared.pitch_mm
+    if engine == "native":
+        return _masked(iterative.iterate(projections, rotation, centre, pitch, method, iterations), prepared)
+    if method == "fbp":
+        projections = projections * (prepared.weights * len(rotation) / np.pi).astype(np.float32)[:, None, None]
+    return _masked(engines.astra_volume(projections, rotation, centre, pitch, method, filter_name, iterations), prepared)
+
+
+def _labelled(volumes: dict[str, np.ndarray], sinogram: xr.DataArray, grid: np.ndarray, attrs: dict) -> xr.Dataset:
+    dims = ("y", "x", "q") if "q" in sinogram.dims else ("y", "x")
+    shape = (grid.size, grid.size, *([sinogram.sizes["q"]] if "q" in dims else []))
+    units = {"units": f"{sinogram.attrs.get('units', '1')}/mm"}
+    coords = {name: (name, grid, {"units": "mm"}) for name in ("y", "x")} | {k: c for k, c in sinogram.coords.items() if c.dims == ("q",)}
+    return xr.Dataset({name: (dims, v.reshape(shape), units) for name, v in volumes.items()}, coords, attrs)
