@@ -84,12 +84,11 @@ def test_what_json_cannot_hold_is_written_as_its_repr_and_counted(tmp_path, capl
     assert "repr was written" in caplog.text
 
 
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
-        lambda x: st.lists(x) | st.dictionaries(st.text(), x),
-    )
-)
+SIMPLE = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary()
+
+
+@given(st.recursive(SIMPLE, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10))
+@settings(max_examples=50, deadline=None)
 def test_any_value_becomes_one_line(value):
     line, marked = journal.encode("event", {"data": value})
     assert line.count(b"\n") == 1

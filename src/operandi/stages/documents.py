@@ -221,8 +221,8 @@ class Admission:
             raise Unfit(f"its descriptor was refused: {descriptor.reason}" if descriptor.reason else "the event has no data", seq_num)
         cells = {}
         for role, key in self.keys.items():
-            if key is not None and key not in data and streamed(descriptor.data_keys, key):
-                continue
+            if key is not None and key not in data and in_files(descriptor.data_keys, key):
+                continue  # a stream_datum brings it
             if key is not None and key not in data:
                 raise Unfit(f"the event lacks {key!r}", seq_num)
             value = row.get("time") if key is None else data[key]
