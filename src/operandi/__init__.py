@@ -1,1 +1,61 @@
 """operandi: operando scattering tomography as a bluesky and Tiled data service."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from operandi.client import install_profile, open  # noqa: A004
+    from operandi.experiment import Experiment
+    from operandi.experiment_file import load_experiment, parse_experiment
+    from operandi.sources.journal import Journal
+    from operandi.sources.potentiostat import read_potentiostat
+    from operandi.stages.axis import find_axis
+    from operandi.stages.charge import windows
+    from operandi.stages.corrections import correct
+    from operandi.stages.maps import composite, screen
+    from operandi.stages.patterns import integrate
+
+# Looked up on first use: `import operandi` is quick, and a missing extra is missed only by what needs it.
+_HOMES = {
+    "Experiment": "operandi.experiment",
+    "Journal": "operandi.sources.journal",
+    "composite": "operandi.stages.maps",
+    "correct": "operandi.stages.corrections",
+    "find_axis": "operandi.stages.axis",
+    "install_profile": "operandi.client",
+    "integrate": "operandi.stages.patterns",
+    "load_experiment": "operandi.experiment_file",
+    "open": "operandi.client",
+    "parse_experiment": "operandi.experiment_file",
+    "read_potentiostat": "operandi.sources.potentiostat",
+    "screen": "operandi.stages.maps",
+    "windows": "operandi.stages.charge",
+}
+
+__all__ = [
+    "Experiment",
+    "Journal",
+    "composite",
+    "correct",
+    "find_axis",
+    "install_profile",
+    "integrate",
+    "load_experiment",
+    "open",
+    "parse_experiment",
+    "read_potentiostat",
+    "screen",
+    "windows",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -15,6 +15,7 @@ from operandi.errors import ExperimentError, OperandiError, PotentiostatError, P
 
 if TYPE_CHECKING:
     import numpy as np
+    import xarray as xr
 
     from operandi.experiment import Experiment
     from operandi.simulate.phantom import Cell
@@ -159,7 +160,7 @@ def integrate(
     if plot is not None:
         from operandi.figures import draw_patterns
 
-        terminal.save(draw_patterns(result, names=names, reflections=reflections), plot, console)
+        terminal.save(draw_patterns(result, names=names, reflections=reflections), plot)
 
 
 def _read_block(files: list[Path]) -> np.ndarray:
@@ -187,28 +188,33 @@ def _q_range(calibration: Any, shape: tuple[int, ...], q_min: float | None, q_ma
 def echem(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Potentiostat logs (.mpt, .mpr or .csv).")],
     timezone: Annotated[str, typer.Option(help="Time zone of the computer that wrote them.")] = "UTC",
-    output: Annotated[Path | None, typer.Option(help="Save the rows as .csv (one FILE only).")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Save a picture: .png, .pdf or .svg.")] = None,
+    start: Annotated[
+        str | None, typer.Option(help="When it began, for a log that does not say: 2026-11-22T14:03:00.", show_default=False)
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Save the rows of one FILE as .csv.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Save a picture of one FILE: .png, .pdf or .svg.")] = None,
 ) -> None:
-    """Read potentiostat logs: time, voltage, current, charge."""
+    """Read potentiostat logs: their extent, ranges and steps."""
+    from operandi.plots import draw_echem, summary
     from operandi.sources.potentiostat import read_potentiostat
 
-    if output is not None and len(files) > 1:
-        raise PotentiostatError("--output takes the rows of one log: give one FILE")
-    console = terminal.console()
-    logs = [read_potentiostat(file, timezone=timezone) for file in files]
-    for file, log in zip(files, logs, strict=True):
-        console.print(terminal.table_of(terminal.log_rows(log), file.name))
-    if output is not None:
-        try:
-            logs[0].to_dataframe().to_csv(output)
-        except OSError as error:
-            raise PublishError(f"{output} cannot be written ({error.strerror}): give a path in a folder that can") from error
-        console.print(f"rows: {output}", highlight=False)
-    if plot is not None:
-        from operandi.figures import draw_echem
+    if len(files) > 1 and (output or plot):
+        raise PotentiostatError(f"--output and --plot take one log, {len(files)} are given: run the command for each")
+    for file in files:
+        log = read_potentiostat(file, timezone=timezone, start=start)
+        print("\n".join(summary(log)), end="\n\n" if len(files) > 1 else "\n")
+        if output is not None:
+            _save_rows(log, output)
+        if plot is not None:
+            terminal.save(draw_echem(log), plot)
 
-        terminal.save(draw_echem(logs, names=[file.name for file in files]), plot, console)
+
+def _save_rows(log: xr.Dataset, path: Path) -> None:
+    try:
+        log.to_dataframe().to_csv(path)
+    except OSError as error:
+        raise PublishError(f"{path} cannot be written ({error.strerror}): give a path in a folder that can") from error
+    print(f"rows: {path}")
 
 
 @app.command(epilog="Example: operandi rehearse cell-17.yml --speed 20 --cell slice.tif")

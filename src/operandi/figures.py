@@ -28,17 +28,3 @@ def draw_patterns(patterns: xr.Dataset, *, names: Sequence[str], reflections: Se
     axes.set_xlim(float(q[0]), float(q[-1]))
     axes.legend(frameon=False, fontsize=8)
     return figure
-
-
-def draw_echem(logs: Sequence[xr.Dataset], *, names: Sequence[str]) -> Figure:
-    """Voltage, current and charge of potentiostat logs against time, each from its own first row."""
-    figure = Figure(figsize=(9, 7), layout="constrained")
-    panels = figure.subplots(3, 1, sharex=True)
-    for log, name in zip(logs, names, strict=True):
-        time = log["time"].values
-        for axes, quantity in zip(panels, ("voltage", "current", "charge"), strict=True):
-            axes.plot((time - time[0]) / 3600, log[quantity].values, linewidth=0.9, label=name)
-            axes.set_ylabel(f"{quantity}, {log[quantity].attrs['units']}")
-    panels[-1].set_xlabel("time since the first row, h")
-    panels[0].legend(frameon=False, fontsize=8)
-    return figure

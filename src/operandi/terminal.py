@@ -19,7 +19,6 @@ from rich.text import Text
 from operandi.errors import PublishError
 
 if TYPE_CHECKING:
-    import xarray as xr
     from matplotlib.figure import Figure
 
     from operandi.check import Finding, Report
@@ -64,23 +63,6 @@ def reflections_view(reflections: Sequence[Reflection], calibrant: str) -> Table
     return table
 
 
-def log_rows(log: xr.Dataset) -> list[tuple[str, str]]:
-    """A potentiostat's log in a few lines."""
-    from datetime import UTC, datetime
-
-    first, last = (datetime.fromtimestamp(float(log["time"].values[i]), UTC).strftime("%Y-%m-%d %H:%M:%S UTC") for i in (0, -1))
-    hours = float(log["time"].values[-1] - log["time"].values[0]) / 3600
-    lines = [(name, str(log.attrs[name])) for name in ("technique", "instrument") if log.attrs.get(name)]
-    lines += [("rows", f"{log.sizes['time']:,}"), ("time", f"{first} to {last}, {hours:.3f} h")]
-    for name in ("voltage", "current", "charge"):
-        values, unit = log[name], log[name].attrs["units"]
-        text = "not recorded" if bool(values.isnull().all()) else f"{float(values.min()):.4g} to {float(values.max()):.4g} {unit}"
-        lines.append((name, text))
-    if not bool(log["charge"].isnull().all()):
-        lines.append(("charge at the end", f"{float(log['charge'].dropna('time').values[-1]):.4g} mAh"))
-    return lines
-
-
 def status_view(status: Status) -> RenderableType:
     """Where a run's processing stands."""
     if not status.key:
@@ -105,7 +87,7 @@ def console() -> Console:
     return Console()
 
 
-def save(figure: Figure, path: Path, to: Console) -> None:
+def save(figure: Figure, path: Path) -> None:
     """Save a matplotlib figure and say where. Raises PublishError where it cannot be written."""
     try:
         figure.savefig(path, dpi=150)
@@ -113,7 +95,7 @@ def save(figure: Figure, path: Path, to: Console) -> None:
         raise PublishError(
             f"{path} cannot be written ({error}): give a path that ends in .png, .pdf or .svg, in a folder that can"
         ) from error
-    to.print(f"picture: {path}", highlight=False)
+    print(f"picture: {path}")
 
 
 @contextmanager
