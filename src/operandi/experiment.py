@@ -80,7 +80,7 @@ class Keys(_Section):
     """Position of the sample across the beam, mm."""
     monitor: str | None = "monitor"
     """Incident flux; null where there is none."""
-    time: str | None = "time"
+    time: str | None = "exposure_start"
     """Start of each exposure in UTC epoch seconds; null takes the time of the event."""
 
 
