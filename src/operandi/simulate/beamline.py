@@ -134,7 +134,9 @@ def rehearse(
         engine.subscribe(subscriber)
     plan = step_scan if step else interlaced_scan
     try:
-        result = engine(plan(make_devices(acquisition, flying=not step), experiment, speed=speed, on_line=log.advance if log else None))
+        result: Any = engine(
+            plan(make_devices(acquisition, flying=not step), experiment, speed=speed, on_line=log.advance if log else None)
+        )
         if log is not None:
             log.advance(start_s + schedule.duration_s + OPEN_ROWS * ROW_S)
     finally:
@@ -156,7 +158,8 @@ def _checked(cell: Cell, schedule: Schedule) -> Cell:
     n, pitch = schedule.scan.translations * FINE, schedule.pitch_mm / FINE
     if cell.host.shape != (n, n) or not np.isclose(cell.pitch_mm, pitch):
         raise ShapeError(
-            f"the cell has {cell.host.shape} points of {cell.pitch_mm} mm, this scan needs {n} × {n} of {pitch:.6g} mm: make it with fit_cell"
+            f"the cell has {cell.host.shape} points of {cell.pitch_mm} mm, but this scan needs {n} × {n} of {pitch:.6g} mm: "
+            "make it with fit_cell"
         )
     return cell
 

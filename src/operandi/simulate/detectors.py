@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -17,18 +18,25 @@ DRIFT = 0.05
 """Relative amplitude of the monitor's slow drift: 10 % from top to bottom."""
 NOMINAL_MONITOR = 1.0e6
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+Q_MIN, Q_MAX = 0.01, 6.0
+"""Range of the forward model, Å⁻¹; beyond it the patterns go on as at its ends."""
+_GRID = 16384
+_TABULATED, _STEPS = 16.0, 32
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
     """A detector in front of the cell, ready to make images.
 
-    ``counts`` (pixel, species + 1), float32: counts for one millimetre of each species, the last for the air, at the
-    nominal monitor. ``flags`` (pixel,), int32: 0 for a good pixel, else the value that it shows. ``shape`` is (rows, columns).
+    ``table`` (point, species + 1), float32: counts of a pixel for one millimetre of each species, the last for the air, at
+    the nominal monitor, on a fine and even grid in q. ``position`` (pixel,), float32: where each pixel lies on that grid;
+    ``weight`` (pixel,), float32: its polarization × solid angle. ``flags`` (pixel,), int32: 0 for a good pixel, else the
+    value that it shows. ``shape`` is (rows, columns).
     """
 
-    counts: np.ndarray
+    table: np.ndarray
+    position: np.ndarray
+    weight: np.ndarray
     flags: np.ndarray
     shape: tuple[int, int]
     air_mm: float = 1.0
@@ -47,9 +55,11 @@ def response(experiment: Experiment, *, strength: float = 1.0) -> Response:
     import pyFAI
 
     try:
-        calibration = pyFAI.load(str(experiment.geometry.poni))
+        calibration: Any = pyFAI.load(str(experiment.geometry.poni))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise GeometryError(f"{experiment.geometry.poni} cannot be read as a calibration ({error}): give a pyFAI .poni file") from error
+    if calibration.detector is None or calibration.detector.pixel1 is None or not calibration.wavelength:
+        raise GeometryError(f"{experiment.geometry.poni} tells no pixel size or wavelength: give a complete pyFAI .poni file")
     mask = read_mask(experiment.geometry.mask)
     shape = calibration.detector.shape or (mask.shape if mask is not None else None)
     if shape is None:
@@ -63,8 +73,15 @@ def response(experiment: Experiment, *, strength: float = 1.0) -> Response:
     weight = calibration.solidAngleArray(shape)
     if experiment.integration.polarization is not None:
         weight = weight * calibration.polarization(shape, experiment.integration.polarization)
-    counts = strength * weight.ravel()[:, None] * profiles(q.ravel())
-    return Response(counts.astype(np.float32), _flags(mask), shape)
+    grid = np.linspace(max(float(q.min()), Q_MIN), min(float(q.max()), Q_MAX), _GRID)
+    position = np.clip((q.ravel() - grid[0]) / (grid[1] - grid[0]), 0, _GRID - 1.001)
+    return Response(
+        table=profiles(grid).astype(np.float32),
+        position=position.astype(np.float32),
+        weight=(strength * weight.ravel()).astype(np.float32),
+        flags=_flags(mask),
+        shape=shape,
+    )
 
 
 def read_mask(path: Path | None) -> np.ndarray | None:
@@ -116,45 +133,53 @@ def _mix(state):
 
 
 @njit(cache=True, nogil=True)
-def _poisson(expected, bits, normal):
-    """A Poisson number from 64 random bits: inversion below 12, above it the normal quantile with its first correction."""
-    if expected < 12.0:
-        uniform = (bits >> np.uint64(11)) * (1.0 / 9007199254740992.0)
-        term = np.exp(-expected)
-        below, k = term, 0
-        while uniform > below and k < 80:
-            k += 1
-            term *= expected / k
-            below += term
-        return k
-    z = normal[bits >> np.uint64(48)]
-    value = expected + np.sqrt(expected) * z + (z * z - 1) / 6 + 0.5
-    return int(value) if value > 0 else 0
-
-
-@njit(cache=True, nogil=True, fastmath=True)
-def _expected(counts, lengths, scale, out):
-    for p in range(counts.shape[0]):
-        total = np.float32(0.0)
-        for k in range(counts.shape[1]):
-            total += counts[p, k] * lengths[k]
-        out[p] = total * scale
+def _poisson(expected, bits, normal, cumulative, guide):
+    """A Poisson number from 64 random bits: tabulated inversion below ``_TABULATED``, above it the normal quantile with its
+    first correction for skewness (Cornish and Fisher, 1938)."""
+    if expected >= _TABULATED:
+        z = normal[bits >> np.uint64(48)]
+        return int(expected + np.sqrt(expected) * z + (z * z - 1) / 6 + np.float32(0.5))
+    # Expectations are tabulated in steps; rounding them at random leaves the mean exact.
+    row = int(expected * _STEPS + (bits & np.uint64(0xFFFFF)) * np.float32(2.0**-20))
+    uniform = (bits >> np.uint64(32)) * np.float32(2.0**-32)
+    k = guide[row, bits >> np.uint64(56)]
+    while uniform > cumulative[row, k]:
+        k += 1
+    return int(k)
 
 
 @njit(cache=True, nogil=True)
-def _draw(expected, flags, key, normal, out):
-    for p in range(expected.size):
+def _expected(curve, position, weight):
+    at = int(position)
+    share = position - at
+    return min(weight * (curve[at] * (1 - share) + curve[at + 1] * share), np.float32(1e6))
+
+
+@njit(cache=True, nogil=True)
+def _expect(curve, position, weight, out):
+    for p in range(out.size):
+        out[p] = _expected(curve, position[p], weight[p])
+
+
+@njit(cache=True, nogil=True)
+def _draw(curve, position, weight, flags, key, normal, cumulative, guide, out):
+    for p in range(out.size):
         if flags[p] != 0:
             out[p] = flags[p]
         else:
-            out[p] = _poisson(expected[p], _mix(key + np.uint64(p) * np.uint64(0x9E3779B97F4A7C15)), normal)
+            bits = _mix(key + np.uint64(p) * np.uint64(0x9E3779B97F4A7C15))
+            out[p] = _poisson(_expected(curve, position[p], weight[p]), bits, normal, cumulative, guide)
+
+
+def _curve(response: Response, lengths_mm: np.ndarray, monitor: float) -> np.ndarray:
+    lengths = np.append(lengths_mm, response.air_mm).astype(np.float32)
+    return response.table @ lengths * np.float32(monitor / NOMINAL_MONITOR)
 
 
 def expected_image(response: Response, lengths_mm: np.ndarray, monitor: float) -> np.ndarray:
     """Expected counts (row, column), float32, for path lengths (species,) in mm and a number of monitor counts."""
-    out = np.empty(response.counts.shape[0], np.float32)
-    lengths = np.append(lengths_mm, response.air_mm).astype(np.float32)
-    _expected(response.counts, lengths, np.float32(monitor / NOMINAL_MONITOR), out)
+    out = np.empty(response.position.size, np.float32)
+    _expect(_curve(response, lengths_mm, monitor), response.position, response.weight, out)
     return out.reshape(response.shape)
 
 
@@ -163,9 +188,9 @@ def image(response: Response, lengths_mm: np.ndarray, monitor: float, *, seed: i
 
     Masked pixels show what a Pilatus shows: -1 in gaps, -2 when dead, the largest count when hot.
     """
-    expected = expected_image(response, lengths_mm, monitor).ravel()
-    out = np.empty(expected.size, np.int32)
-    _draw(expected, response.flags, _key(seed, number), _NORMAL, out)
+    out = np.empty(response.position.size, np.int32)
+    curve = _curve(response, lengths_mm, monitor)
+    _draw(curve, response.position, response.weight, response.flags, _key(seed, number), _NORMAL, *_POISSON, out)
     return out.reshape(response.shape)
 
 
@@ -179,4 +204,16 @@ def _normal_table(size: int = 65536) -> np.ndarray:
     return ndtri((np.arange(size) + 0.5) / size).astype(np.float32)
 
 
-_NORMAL = _normal_table()
+def _poisson_tables() -> tuple[np.ndarray, np.ndarray]:
+    """Cumulative probabilities (expectation, count), and for each 256th of them the count where to begin."""
+    from scipy.special import pdtr
+
+    expectations = np.arange(int(_TABULATED * _STEPS) + 1) / _STEPS
+    cumulative = pdtr(np.arange(64)[None, :], expectations[:, None]).astype(np.float32)
+    cumulative[:, -1] = 2.0
+    edges = (np.arange(256) / 256).astype(np.float32)
+    guide = np.stack([np.searchsorted(row, edges, side="left") for row in cumulative]).astype(np.uint8)
+    return cumulative, guide
+
+
+_NORMAL, _POISSON = _normal_table(), _poisson_tables()

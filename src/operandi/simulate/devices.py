@@ -207,9 +207,7 @@ def make_devices(acquisition: Acquisition, *, flying: bool = True) -> Devices:
         for name in position_units(keys)
     ]
     detector = StandardDetector(name=keys.image)
-    detector.add_detector_logics(
-        Triggered(), ByStage(acquisition, flying), Written(acquisition, acquisition.image_file.path, [image])
-    )
+    detector.add_detector_logics(Triggered(), ByStage(acquisition, flying), Written(acquisition, acquisition.image_file.path, [image]))
     encoders = StandardDetector(name="encoders")
     encoders.add_detector_logics(
         Triggered(), ByStage(acquisition, flying, exposes=False), Written(acquisition, acquisition.position_file.path, columns)

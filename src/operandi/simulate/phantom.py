@@ -6,9 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numba import njit
 
 from operandi.errors import ShapeError
+from operandi.simulate.states import (
+    AGGLOMERATE,
+    ALUMINIUM,
+    ANODE,
+    BEND,
+    CASING,
+    CATHODE,
+    COPPER,
+    EMPTY,
+    NORMAL,
+    POLYMER,
+    map_species,
+)
 
 PHASES = (
     "graphite", "LiC12", "LiC6", "NMC lithiated", "NMC delithiated", "aluminium", "copper", "casing", "separator", "silicon",
@@ -17,14 +29,7 @@ SILICON_STATES = ("silicon discharged", "silicon normal", "silicon bend", "silic
 SPECIES = (*PHASES[:-1], *SILICON_STATES)
 """What scatters: the phases, silicon in each of the states that small angles tell apart."""
 
-EMPTY, ANODE, CATHODE, ALUMINIUM, COPPER, CASING, POLYMER = range(7)
-NORMAL, BEND, AGGLOMERATE = range(3)
 CAPACITY_MAH = 28.54
-
-_GRAPHITE_GONE = 0.46
-_LIC6_BEGINS = 0.48
-_CARBON, _SILICON, _OXIDE, _FILLED = 0.60, 0.10, 0.65, 0.90
-_CARBON_IN_AGGLOMERATE, _SILICON_IN_AGGLOMERATE = 0.30, 0.40
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,56 +176,9 @@ def _hosts_by_grey(grey: np.ndarray, contrast: np.ndarray, relative_radius: np.n
     return host
 
 
-@njit(cache=True, nogil=True)
-def fractions(host: int, region: int, lag: float, state: float, out: np.ndarray) -> None:
-    """Fill ``out`` (species,) with the volume fractions of one point at ``state`` of charge (0 empty … 1 full)."""
-    out[:] = 0.0
-    s = min(max(state, 0.0), 1.0)
-    s += lag * 4 * 0.5 * s * (1 - s)
-    if host == 1:
-        carbon, silicon = _CARBON, _SILICON
-        if region == 2:
-            carbon, silicon = _CARBON_IN_AGGLOMERATE, _SILICON_IN_AGGLOMERATE
-        graphite = max(0.0, 1 - s / _GRAPHITE_GONE)
-        full = max(0.0, (s - _LIC6_BEGINS) / (1 - _LIC6_BEGINS))
-        out[0] = carbon * graphite
-        out[2] = carbon * full
-        out[1] = carbon - out[0] - out[2]
-        if region == 1:
-            out[11] = silicon
-        elif region == 2:
-            out[12], out[13] = silicon * s, silicon * (1 - s)
-        else:
-            out[9], out[10] = silicon * (1 - s), silicon * s
-    elif host == 2:
-        out[3], out[4] = _OXIDE * (1 - s), _OXIDE * s
-    elif host == 3:
-        out[5] = 1.0
-    elif host == 4:
-        out[6] = 1.0
-    elif host == 5:
-        out[7] = 1.0
-    elif host == 6:
-        out[8] = _FILLED
-
-
-@njit(cache=True, nogil=True)
-def _species_maps(host: np.ndarray, region: np.ndarray, lag: np.ndarray, state: float) -> np.ndarray:
-    rows, columns = host.shape
-    maps = np.zeros((14, rows, columns), np.float32)
-    point = np.zeros(14)
-    for i in range(rows):
-        for j in range(columns):
-            if host[i, j] != 0:
-                fractions(host[i, j], region[i, j], lag[i, j], state, point)
-                for k in range(14):
-                    maps[k, i, j] = point[k]
-    return maps
-
-
 def species_maps(cell: Cell, charge_mah: float) -> np.ndarray:
     """Volume fraction (species, y, x) of everything that scatters, at one charge; species as in ``SPECIES``."""
-    return _species_maps(cell.host, cell.region, cell.lag, charge_mah / cell.capacity_mah)
+    return map_species(cell.host, cell.region, cell.lag, charge_mah / cell.capacity_mah)
 
 
 def phase_maps(cell: Cell, charge_mah: float) -> np.ndarray:

@@ -62,9 +62,7 @@ def interlaced_scan(
     return (yield from scan())
 
 
-def step_scan(
-    devices: Devices, experiment: Experiment, *, speed: float | None = None, on_line: Callable[[float], None] | None = None
-):
+def step_scan(devices: Devices, experiment: Experiment, *, speed: float | None = None, on_line: Callable[[float], None] | None = None):
     """Stop at every point: one event each, with rotation, translation, monitor and time; images come as stream_datum."""
     schedule = devices.acquisition.exposures.schedule
     trigger = TriggerInfo(exposure_timeout=TIMEOUT_S)

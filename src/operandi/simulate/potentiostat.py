@@ -146,7 +146,8 @@ def header(started: datetime) -> str:
         "Ewe ctrl range : min = 2.50 V, max = 4.50 V", "Ewe,I filtering : 50 kHz", "Safety Limits :", "\tDo not start on E overload",
         "Channel : Floating", f"Acquisition started on : {stamp}", f"Technique started on : {stamp}", "Loaded Setting File :  NONE",
         "Device : SP-300 (SN 1854)", "EC-Lab for windows v11.50 (software)", "Internet server v11.50 (firmware)",
-        "Electrode material : silicon-graphite | NMC622", "Initial state : discharged", "Electrolyte : ", "Comments : simulated by operandi",
+        "Electrode material : silicon-graphite | NMC622", "Initial state : discharged", "Electrolyte : ",
+        "Comments : simulated by operandi",
         "Cable : standard", "Electrode surface area : 0.000 cm²", "Characteristic mass : 0.001 g",
         "Cycle Definition : Charge/Discharge alternance",
     ]  # fmt: skip

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 from scipy import ndimage
 
-from operandi.simulate.phantom import PHASES, SPECIES, Cell, fractions, layer, phase_maps
+from operandi.simulate.phantom import PHASES, SPECIES, Cell, layer, phase_maps
+from operandi.simulate.states import project
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,36 +20,7 @@ FINE = 7
 """Points of the phantom's grid for one voxel of the scan's; odd, so that the centres coincide."""
 
 PRESENT = 0.10
-"""Mean fraction of a phase in its layer, relative to its greatest, from which on it counts as present."""
-
-
-@njit(cache=True, nogil=True)
-def _accumulate(host, region, lag, pitch, cosine, sine, first, width, states, out):
-    columns_n, species_n = out.shape[0], 14
-    n = host.shape[0]
-    half = (n - 1) / 2
-    footprint = pitch * (abs(cosine) + abs(sine)) / width
-    point = np.zeros(species_n)
-    for i in range(n):
-        y = (i - half) * pitch
-        for j in range(n):
-            if host[i, j] == 0:
-                continue
-            centre = ((j - half) * pitch * cosine + y * sine - first) / width
-            low = centre - footprint / 2 + 0.5
-            column = int(np.floor(low))
-            share = min(1.0, (column + 1 - low) / footprint)
-            for step in range(2):
-                weight = share if step == 0 else 1 - share
-                at = column + step
-                if weight <= 0 or at < 0 or at >= columns_n:
-                    continue
-                fractions(host[i, j], region[i, j], lag[i, j], states[at], point)
-                for k in range(species_n):
-                    out[at, k] += weight * point[k]
-    for at in range(columns_n):
-        for k in range(species_n):
-            out[at, k] *= pitch * pitch / width
+"""Mean volume fraction of a phase in its layer from which on it counts as present."""
 
 
 def line_integrals(cell: Cell, rotation_deg: float, offsets_mm: np.ndarray, charge_mah: np.ndarray) -> np.ndarray:
@@ -63,9 +34,7 @@ def line_integrals(cell: Cell, rotation_deg: float, offsets_mm: np.ndarray, char
     width = float(offsets_mm[-1] - offsets_mm[0]) / (offsets_mm.size - 1)
     out = np.zeros((offsets_mm.size, len(SPECIES)))
     states = np.asarray(charge_mah, float) / cell.capacity_mah
-    _accumulate(
-        cell.host, cell.region, cell.lag, cell.pitch_mm, np.cos(angle), np.sin(angle), float(offsets_mm[0]), width, states, out
-    )
+    project(cell.host, cell.region, cell.lag, cell.pitch_mm, np.cos(angle), np.sin(angle), float(offsets_mm[0]), width, states, out)
     return out
 
 
@@ -89,7 +58,7 @@ def simulated_line_integrals(cell: Cell, schedule: Schedule, charge_at: Callable
 def to_scan_grid(fine: np.ndarray, pitch_mm: float) -> np.ndarray:
     """Maps (…, y, x) on the phantom's grid, averaged over the scan's voxels and blurred by the width of its beam."""
     sigma = FINE / np.sqrt(12)
-    blurred = ndimage.gaussian_filter(fine, [0] * (fine.ndim - 2) + [sigma, sigma], mode="constant")
+    blurred = np.asarray(ndimage.gaussian_filter(fine, [0] * (fine.ndim - 2) + [sigma, sigma], mode="constant"))
     n = fine.shape[-1] // FINE
     shape = (*fine.shape[:-2], n, FINE, n, FINE)
     return blurred.reshape(shape).mean(axis=(-3, -1))
@@ -107,14 +76,9 @@ class Truth:
 
 def truth(cell: Cell, charges_mah: np.ndarray, pitch_mm: float) -> Truth:
     """What a frame should show that was measured while the charge went through ``charges_mah`` (evenly in time)."""
-    fine = np.zeros((len(PHASES), *cell.host.shape), np.float32)
+    fine: np.ndarray = np.zeros((len(PHASES), *cell.host.shape), np.float32)
     for charge in charges_mah:
-        fine += phase_maps(cell, float(charge))
-    fine /= len(charges_mah)
-    greatest = np.maximum(phase_maps(cell, 0.0), phase_maps(cell, cell.capacity_mah / 2))
-    greatest = np.maximum(greatest, phase_maps(cell, cell.capacity_mah))
+        fine = fine + phase_maps(cell, float(charge)) / len(charges_mah)
     inside = [layer(cell, phase) for phase in PHASES]
     mean = np.array([m[where].mean() if where.any() else 0.0 for m, where in zip(fine, inside, strict=True)])
-    full = np.array([m[where].mean() if where.any() else 0.0 for m, where in zip(greatest, inside, strict=True)])
-    relative = np.divide(mean, full, out=np.zeros_like(mean), where=full > 0)
-    return Truth(PHASES, to_scan_grid(fine, pitch_mm), mean, relative > PRESENT)
+    return Truth(PHASES, to_scan_grid(fine, pitch_mm), mean, mean > PRESENT)

@@ -1,0 +1,95 @@
+"""The simulated log says what the paper's potentiostat said, as EC-Lab writes it."""
+
+import numpy as np
+import pytest
+import yadg.extractors.eclab.mpt as eclab
+
+from operandi.errors import PotentiostatError
+from operandi.simulate.potentiostat import OPEN_ROWS, SET_BOUNDARIES_MAH, PotentiostatLog, paper_curve, recorded_curve
+
+CURVE = paper_curve(7200.0)
+T0 = 1.7638e9
+
+
+def written(path, until_s=7500.0, **options):
+    log = PotentiostatLog(path, CURVE, first_image_s=T0, **options)
+    for elapsed in np.arange(0, until_s + 1, 18.0):
+        log.advance(T0 + elapsed)
+    log.close()
+
+
+def read(path, timezone="UTC"):
+    return eclab.extract_from_path(path, encoding="windows-1252", locale="en_GB", timezone=timezone).ds
+
+
+def test_yadg_reads_the_charge_at_the_boundaries_of_the_sets(tmp_path):
+    written(tmp_path / "log.mpt", timezone="Europe/Paris", clock_offset_s=37.0)
+    log = read(tmp_path / "log.mpt", "Europe/Paris")
+    elapsed = log["uts"].values + 37.0 - T0
+    found = np.interp(np.arange(11) * 720.0, elapsed, log["(Q-Qo)"].values)
+    np.testing.assert_allclose(found, SET_BOUNDARIES_MAH, atol=1e-3)
+
+
+def test_the_first_set_has_constant_current_and_the_rest_constant_voltage(tmp_path):
+    written(tmp_path / "log.mpt")
+    log = read(tmp_path / "log.mpt")
+    elapsed = log["uts"].values - T0
+    first = (elapsed >= 0) & (elapsed < 720)
+    np.testing.assert_allclose(log["<I>"].values[first], 30.4, rtol=1e-6)
+    later = (elapsed >= 720) & (elapsed < 7200)
+    np.testing.assert_allclose(log["Ewe"].values[later], 4.2, atol=1e-6)
+    assert (np.diff(log["<I>"].values[later]) < 1e-3).mean() > 0.9
+
+
+def test_the_circuit_is_open_before_the_first_image_and_after_the_last(tmp_path):
+    written(tmp_path / "log.mpt")
+    log = read(tmp_path / "log.mpt")
+    elapsed = log["uts"].values - T0
+    assert elapsed[0] == pytest.approx(-5.0 * OPEN_ROWS)
+    outside = (elapsed < 0) | (elapsed >= 7200)
+    assert (log["<I>"].values[outside] == 0).all()
+    assert (log["mode"].values[outside] == 3).all()
+
+
+def test_current_is_the_derivative_of_charge():
+    t = np.linspace(100, 7100, 400)
+    slope = (CURVE.charge(t + 0.5) - CURVE.charge(t - 0.5)) * 3600
+    np.testing.assert_allclose(CURVE.current(t), slope, atol=1e-3)
+
+
+def test_the_log_grows_with_virtual_time_and_only_by_whole_rows(tmp_path):
+    path = tmp_path / "log.mpt"
+    log = PotentiostatLog(path, CURVE, first_image_s=T0)
+    log.advance(T0 + 12.0)
+    before = path.read_bytes()
+    log.advance(T0 + 14.0)
+    assert path.read_bytes() == before
+    log.advance(T0 + 15.0)
+    after = path.read_bytes()
+    log.close()
+    assert after.startswith(before)
+    assert after[len(before) :].count(b"\r\n") == 1
+    assert after.endswith(b"\r\n")
+
+
+def test_the_header_gives_local_time_of_a_clock_that_is_behind(tmp_path):
+    written(tmp_path / "log.mpt", until_s=0.0, timezone="Europe/Paris", clock_offset_s=37.0)
+    content = (tmp_path / "log.mpt").read_bytes()
+    assert b"Acquisition started on : 11/22/2025 09:" in content
+    assert "cm²".encode("latin-1") in content
+
+
+def test_another_number_of_sets_scales_the_curve_in_time():
+    assert float(paper_curve(100.0).charge(50.0)) == pytest.approx(20.28)
+
+
+def test_a_recorded_curve_passes_through_its_rows():
+    curve = recorded_curve(np.array([0.0, 10, 20]), np.array([0.0, 2, 1]), np.array([3.0, 4, 3.5]), np.array([700.0, 0, -700]))
+    np.testing.assert_allclose(curve.charge(np.array([-5.0, 0, 10, 20, 99])), [0, 0, 2, 1, 1], atol=1e-12)
+
+
+@pytest.mark.parametrize("time", [[0.0, 0, 1], [0.0, np.nan, 1], [0.0, 1]])
+def test_a_recorded_curve_with_gaps_is_refused(time):
+    columns = [np.zeros(3)] * 3
+    with pytest.raises(PotentiostatError):
+        recorded_curve(np.array(time), *columns)
