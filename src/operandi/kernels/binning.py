@@ -9,7 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from operandi.kernels.lanes import sum_images
+from operandi.kernels.lanes import LANES, sum_stretches
+
+STRETCHES = 4
+"""Parts of an image that may be summed by different threads; fixed, so that sums do not depend on their number."""
+GROUP = 8
+"""Blocks of sixteen images at work at a time, which bounds the memory for their sums."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +85,30 @@ def bin_images(operator: Operator, images: np.ndarray, *, dummy: float = np.nan,
     A pixel is ignored in an image, in signal and in norm, where its value is negative, not finite, or within
     ``delta_dummy`` of ``dummy`` (NaN: there is none).
     """
-    shape = (len(images), len(operator.norm))
-    signal, variance, norm = (np.empty(shape) for _ in range(3))
-    sum_images(
-        images, operator.first, operator.start, operator.shares, operator.weight, operator.dark, operator.norm, operator.entries,
-        np.float32(dummy), np.float32(delta_dummy), signal, variance, norm,
-    )  # fmt: skip
+    parts = [_bin_group(operator, images[i : i + GROUP * LANES], dummy, delta_dummy) for i in range(0, len(images), GROUP * LANES)]
+    signal, variance, norm = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return Sums(signal, variance, norm)
+
+
+def _bin_group(operator: Operator, images: np.ndarray, dummy: float, delta_dummy: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Signal, variance and norm (image, bin) of at most ``GROUP * LANES`` images."""
+    n_images, n_pixels = images.shape
+    shape = (-(-n_images // LANES), STRETCHES, len(operator.norm))
+    totals = np.zeros((*shape, 2 * LANES))
+    lost_norm, lost = np.zeros((*shape, LANES)), np.zeros((*shape, LANES), np.int32)
+    stretch = -(-n_pixels // (STRETCHES * 8)) * 8
+    sum_stretches(
+        images, stretch, operator.first, operator.start, operator.shares, operator.weight, operator.dark,
+        np.float32(dummy), np.float32(delta_dummy), totals, lost_norm, lost,
+    )  # fmt: skip
+    sums = totals.sum(axis=1)
+    norm = np.broadcast_to(operator.norm[:, None], (shape[0], shape[2], LANES))
+    if lost.any():
+        left = operator.entries[:, None] > lost.sum(axis=1)
+        norm = np.where(left, norm - lost_norm.sum(axis=1), 0.0)
+    return _by_image(sums[..., :LANES], n_images), _by_image(sums[..., LANES:], n_images), _by_image(norm, n_images)
+
+
+def _by_image(lanes: np.ndarray, n_images: int) -> np.ndarray:
+    """(block, bin, lane) as (image, bin)."""
+    return lanes.transpose(0, 2, 1).reshape(-1, lanes.shape[1])[:n_images]

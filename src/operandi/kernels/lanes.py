@@ -16,10 +16,6 @@ TILE = 256
 """Pixels that are transposed at a time: 256 × 16 floats stay in the first-level cache."""
 BAND = 32768
 """Pixels whose sums are kept in single precision before they are added up in double."""
-STRETCHES = 8
-"""Parts of an image that may be summed by different threads; fixed, so that sums do not depend on their number."""
-GROUP = 4
-"""Blocks of sixteen images at work at a time, which bounds the memory for their sums."""
 
 _EIGHT, _I32, _F32, _F64 = 8, ir.IntType(32), ir.FloatType(), ir.DoubleType()
 _INVALID = -1.0
@@ -206,43 +202,17 @@ def _sum_stretch(images, block, begin, end, first, start, shares, weight, dark, 
         _flush(sums, low, high, totals)
 
 
-@njit(cache=True, nogil=True)
-def _store_bin(b, image, totals, lost_norm, lost, all_norm, all_entries, signal, variance, norm):
-    """Add up the stretches, always in the same order, and store bin b of the sixteen images from ``image`` on."""
-    for part in range(1, STRETCHES):
-        for lane in range(2 * LANES):
-            totals[0, b, lane] += totals[part, b, lane]
-        for lane in range(LANES):
-            lost_norm[0, b, lane] += lost_norm[part, b, lane]
-            lost[0, b, lane] += lost[part, b, lane]
-    for lane in range(min(LANES, signal.shape[0] - image)):
-        signal[image + lane, b] = totals[0, b, lane]
-        variance[image + lane, b] = totals[0, b, LANES + lane]
-        norm[image + lane, b] = all_norm[b] - lost_norm[0, b, lane] if all_entries[b] > lost[0, b, lane] else 0.0
-
-
 @njit(cache=True, nogil=True, parallel=True)
-def sum_images(images, first, start, shares, weight, dark, all_norm, all_entries, dummy, delta_dummy, signal, variance, norm):
-    """Bin images (image, pixel) into signal, variance and norm (image, bin); see `binning.bin_images`."""
-    n_images, n_pixels = images.shape
-    n_bins = all_norm.size
-    stretch = (n_pixels + STRETCHES * 8 - 1) // (STRETCHES * 8) * 8
-    for group in range(0, n_images, GROUP * LANES):
-        n_blocks = min(GROUP, (n_images - group + LANES - 1) // LANES)
-        totals = np.zeros((n_blocks * STRETCHES, n_bins, 2 * LANES))
-        lost_norm = np.zeros((n_blocks * STRETCHES, n_bins, LANES))
-        lost = np.zeros((n_blocks * STRETCHES, n_bins, LANES), np.int32)
-        for unit in prange(n_blocks * STRETCHES):
-            begin = min((unit % STRETCHES) * stretch, n_pixels)
-            end = min(begin + stretch, n_pixels)
-            _sum_stretch(
-                images, group + unit // STRETCHES * LANES, begin, end, first, start, shares, weight, dark, dummy, delta_dummy,
-                totals[unit], lost_norm[unit], lost[unit],
-            )  # fmt: skip
-        for b in prange(n_bins):
-            for block in range(n_blocks):
-                base, image = block * STRETCHES, group + block * LANES
-                _store_bin(
-                    b, image, totals[base : base + STRETCHES], lost_norm[base : base + STRETCHES], lost[base : base + STRETCHES],
-                    all_norm, all_entries, signal, variance, norm,
-                )  # fmt: skip
+def sum_stretches(images, stretch, first, start, shares, weight, dark, dummy, delta_dummy, totals, lost_norm, lost):
+    """Bin images (image, pixel), at most sixteen for each entry of axis 0 of totals, in stretches of ``stretch`` pixels.
+
+    Adds to ``totals`` (block, stretch, bin, 32): signal of sixteen images, then their variance; ``lost_norm`` and ``lost``
+    (block, stretch, bin, 16): norm and number of the pixels that are invalid.
+    """
+    n_pixels, n_stretches = images.shape[1], totals.shape[1]
+    for unit in prange(totals.shape[0] * n_stretches):
+        block, part = unit // n_stretches, unit % n_stretches
+        _sum_stretch(
+            images, block * LANES, part * stretch, min(part * stretch + stretch, n_pixels), first, start, shares, weight, dark,
+            dummy, delta_dummy, totals[block, part], lost_norm[block, part], lost[block, part],
+        )  # fmt: skip
