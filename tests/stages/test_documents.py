@@ -111,7 +111,7 @@ def test_a_streamed_run_without_a_time_key_says_what_to_correct():
 
 def test_a_scan_says_stream_and_keys():
     scan = Scan(sets=2, rotations_per_set=2, translations=2, translation_start_mm=0, translation_stop_mm=1, exposure_s=1)
-    assert Admission.of(scan).keys == KEYS
+    assert Admission.of(scan).keys == scan.keys.model_dump()
     assert Admission.of(scan).stream == "primary"
 
 

@@ -174,6 +174,12 @@ class Run:
 
 def encode(name: str, doc: Any) -> tuple[bytes, bool]:
     """One line of a journal, and whether values in it had to be marked; NaN and infinities are kept."""
+    text, marked = to_json([name, doc])
+    return text.encode() + b"\n", marked
+
+
+def to_json(document: Any) -> tuple[str, bool]:
+    """JSON on one line of whatever a document may hold, and whether values in it had to be marked."""
     marks: list[str] = []
 
     def plain(value: Any) -> Any:
@@ -188,10 +194,10 @@ def encode(name: str, doc: Any) -> tuple[bytes, bool]:
         return str(value) if isinstance(value, Path) else _marked(value, marks)
 
     try:
-        line = json.dumps([name, doc], default=plain)
+        line = json.dumps(document, default=plain)
     except (TypeError, ValueError, RecursionError):
-        line = json.dumps([name, _forced(doc, marks, plain, ())])
-    return line.encode() + b"\n", bool(marks)
+        line = json.dumps(_forced(document, marks, plain, ()))
+    return line, bool(marks)
 
 
 def _forced(value: Any, marks: list[str], plain: Any, above: tuple[int, ...]) -> Any:
@@ -227,6 +233,15 @@ def decode(line: bytes, path: Path, number: int) -> Document:
     if isinstance(name, str) and isinstance(doc, dict):
         return name, doc
     return UNREADABLE, {"reason": f"line {number} of {path.name} is no [name, document]"}
+
+
+def decode_payload(name: str, payload: bytes, where: str) -> Document:
+    """The document ``name`` whose content travelled on its own."""
+    try:
+        doc = json.loads(payload)
+    except (ValueError, RecursionError) as fault:
+        return UNREADABLE, {"reason": f"{where} ({name}) is no JSON: {str(fault)[:200]}. Publish with operandi's zmq_publisher"}
+    return (name, doc) if isinstance(doc, dict) else (UNREADABLE, {"reason": f"{where} ({name}) is no document"})
 
 
 class _Tail:

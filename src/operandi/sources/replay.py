@@ -12,6 +12,7 @@ from operandi.sources import journal
 from operandi.sources.journal import Run
 from operandi.stages.documents import Document
 
+EXPORT = "application/json-seq"
 _RESERVED = ("time", "seq_num")
 
 
@@ -72,6 +73,11 @@ def from_tiled(client: Any, uid: str | int = -1) -> Iterator[Document]:
     run = catalog[_key(catalog, uid)]
     if not hasattr(run, "documents"):
         raise DocumentError(f"{run.uri} is no BlueskyRun (its specs: {list(run.specs)}); give the container of the runs")
+    if EXPORT not in run.context.server_info.formats.get("BlueskyRun", ()):
+        raise DocumentError(
+            f"the Tiled server at {run.context.api_uri} cannot tell runs as documents: add to the media_types of its configuration "
+            f"'BlueskyRun: {{{EXPORT}: bluesky_tiled_plugins.exporters:json_seq_exporter}}', or replay from the journal"
+        )
     rows = {
         (stream, key): _rows(run, stream, key)
         for stream in run
