@@ -131,6 +131,12 @@ def test_windows_must_lie_inside_the_integrated_range():
     assert fields(found, "error") == ["windows, graphite"]
 
 
+def test_windows_must_leave_room_for_their_background():
+    found = examine_windows(experiment(".", ("5.2", "1.95")), None)
+    assert fields(found, "error") == ["windows, graphite"]
+    assert "no room for its linear background" in found[0].message
+
+
 def test_windows_without_enough_bins_say_how_many_are_needed():
     few, too_few = (examine_windows(experiment(".", ("bins: 1050", f"bins: {n}")), None)[0] for n in (100, 20))
     assert (few.severity, too_few.severity) == ("warning", "error")

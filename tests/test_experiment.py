@@ -86,6 +86,15 @@ def test_omitted_windows_are_the_default_ones_inside_the_q_range():
     assert saxs.composites == ()
 
 
+def test_omitted_windows_leave_room_for_their_background():
+    assert parse_experiment(MINIMAL.replace("1.0", "1.49").replace("5.2", "1.95")).windows[0].phase == "LiC6"
+
+
+def test_a_q_range_without_any_window_is_refused():
+    assert "name at least one map" in fault(MINIMAL.replace("5.2", "1.2"))
+    assert "name at least one map" in fault(MINIMAL + "windows: []\n")
+
+
 def test_omitted_composites_are_those_whose_phases_have_windows():
     only_anode = parse_experiment(MINIMAL.replace("5.2", "2.0"))
     assert [c.name for c in only_anode.composites] == ["anode"]

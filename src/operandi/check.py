@@ -11,11 +11,12 @@ from typing import Literal
 
 import numpy as np
 
-from operandi.errors import GeometryError, OperandiError
+from operandi.errors import GeometryError, OperandiError, ShapeError
 from operandi.experiment import Experiment, QWindow
 from operandi.plans import IMAGES_PER_S, Plan, distinct_rotations, duration, plan_of, size
 from operandi.sources.assets import load_correction
 from operandi.sources.potentiostat import read_potentiostat
+from operandi.stages.maps import window_weights
 from operandi.stages.patterns import load_calibration
 
 
@@ -173,8 +174,6 @@ def examine_scan(experiment: Experiment) -> list[Finding]:
 
 def examine_windows(experiment: Experiment, detector: Detector | None) -> list[Finding]:
     """Whether each map has bins, pixels and enough resolution behind it."""
-    if not experiment.windows:
-        return [_warning("windows", "there are none in the q range, so that no map is made")]
     findings = [finding for window in experiment.windows for finding in _examine_window(experiment, window, detector)]
     if detector is not None:
         findings += _examine_parallax(experiment, detector)
@@ -184,11 +183,12 @@ def examine_windows(experiment: Experiment, detector: Detector | None) -> list[F
 def _examine_window(experiment: Experiment, window: QWindow, detector: Detector | None) -> list[Finding]:
     integration, field = experiment.integration, f"windows, {window.phase}"
     low, high = window.q_min_inv_angstrom, window.q_max_inv_angstrom
-    if low < integration.q_min_inv_angstrom or high > integration.q_max_inv_angstrom:
-        reach = f"{integration.q_min_inv_angstrom:g} to {integration.q_max_inv_angstrom:g}"
-        return [_error(field, f"{low:g} to {high:g} Å⁻¹ lies outside the integrated range, {reach}")]
-    width = (integration.q_max_inv_angstrom - integration.q_min_inv_angstrom) / integration.bins
-    bins = (high - low) / width
+    edges = np.linspace(integration.q_min_inv_angstrom, integration.q_max_inv_angstrom, integration.bins + 1)
+    try:
+        window_weights((edges[1:] + edges[:-1]) / 2, (window,))
+    except ShapeError as error:
+        return [_error(field, str(error))]
+    bins = (high - low) / (edges[1] - edges[0])
     if bins < 2:
         wanted = math.ceil(integration.bins * 5 / bins)
         return [_error(field, f"holds only {bins:.1f} bins; set integration.bins to {wanted} or more")]

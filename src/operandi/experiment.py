@@ -228,11 +228,19 @@ DEFAULT_COMPOSITES: tuple[Composite, ...] = (
 
 
 def _windows_in_range(validated: dict[str, Any]) -> tuple[QWindow, ...]:
+    """The default windows that the patterns hold, with the bands on both sides from which a background is taken."""
     integration = validated.get("integration")
     if integration is None:
         return ()
     low, high = integration.q_min_inv_angstrom, integration.q_max_inv_angstrom
-    return tuple(w for w in DEFAULT_WINDOWS if low <= w.q_min_inv_angstrom and w.q_max_inv_angstrom <= high)
+    two_bins = 2 * (high - low) / integration.bins
+    fitting = []
+    for window in DEFAULT_WINDOWS:
+        width = window.q_max_inv_angstrom - window.q_min_inv_angstrom
+        band = 0.0 if window.background == "none" else max(width / 3, two_bins)
+        if low <= window.q_min_inv_angstrom - band and window.q_max_inv_angstrom + band <= high:
+            fitting.append(window)
+    return tuple(fitting)
 
 
 def _composites_of_windows(validated: dict[str, Any]) -> tuple[Composite, ...]:
@@ -272,6 +280,8 @@ class Experiment(_Section):
     @model_validator(mode="after")
     def _known_phases(self):
         phases = [window.phase for window in self.windows]
+        if not phases:
+            raise ValueError("windows: there is none, and no default one lies inside the q range; name at least one map")
         if twice := {p for p in phases if phases.count(p) > 1}:
             raise ValueError(f"windows name {', '.join(sorted(twice))} twice: give each map a name of its own")
         names = [composite.name for composite in self.composites]
