@@ -6,7 +6,7 @@ from eclab_files import eclab, rows_of
 from shared import shared_file
 
 from operandi.errors import OperandiError, PotentiostatError
-from operandi.sources.potentiostat import read_potentiostat, to_dataset, to_log
+from operandi.sources.potentiostat import join_techniques, read_potentiostat, to_dataset, to_log
 
 PAIRS = ["yadg_bcd.issue_241", "yadg_gcpl.issue_149", "yadg_gcpl.pr_182.1", "yadg_mb", "yadg_ocv"]
 FILES = [
@@ -248,6 +248,18 @@ def test_a_dataset_and_a_log_are_the_same_rows(tmp_path):
     log = to_log(dataset, clock_offset_s=37.0)
     np.testing.assert_array_equal(log.time, dataset.time + 37.0)
     np.testing.assert_array_equal(to_dataset(log).charge, dataset.charge)
+
+
+def test_linked_techniques_join_in_the_order_of_time(tmp_path):
+    starts = ["01/10/2024 11:00:00", "01/10/2024 12:00:00"]
+    first, second = (read_potentiostat(written(tmp_path, eclab(rows_of(10), started=s), f"{i}.mpt")) for i, s in enumerate(starts))
+    both = join_techniques([second, first])
+    assert both.sizes["time"] == 20
+    assert np.all(np.diff(both.time) > 0)
+    assert both.charge.values[-1] == pytest.approx(2 * first.charge.values[-1])
+    assert both.step.values[0] != both.step.values[-1]
+    with pytest.raises(PotentiostatError, match="one channel"):
+        join_techniques([first, first])
 
 
 def mutated(content: bytes, rng: np.random.Generator) -> bytes:

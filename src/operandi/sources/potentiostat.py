@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import xarray as xr
 
 from operandi.errors import PotentiostatError
@@ -13,7 +15,7 @@ from operandi.sources.log_binaries import read_binary
 from operandi.sources.log_headers import Start
 from operandi.stages.charge import Log
 
-__all__ = ["Follower", "NewRows", "read_potentiostat", "to_dataset", "to_log"]
+__all__ = ["Follower", "NewRows", "join_techniques", "read_potentiostat", "to_dataset", "to_log"]
 
 UNITS = {"voltage": "V", "current": "mA", "charge": "mAh", "step": "1", "cycle": "1"}
 
@@ -77,6 +79,36 @@ def _read_text(path: Path, timezone: str, start: Start | None, columns, units) -
     if text.header is None:
         return log, {}
     return log, dict(text.header.attrs) | {"column_" + role: name for role, name in text.header.layout.names.items()}
+
+
+def join_techniques(datasets: Iterable[xr.Dataset]) -> xr.Dataset:
+    """One log of linked techniques, of which each wrote a file of its own (01_OCV, 02_GCPL …), in the order of their time.
+
+    Each technique's charge goes on where the one before it ended; ``step`` counts on, so that no two techniques share one.
+
+    Raises
+    ------
+    PotentiostatError
+        There is none, or two overlap in time: they are no linked techniques of one channel.
+    """
+    parts = sorted((part for part in datasets if part.sizes["time"]), key=lambda part: float(part["time"][0]))
+    if not parts:
+        raise PotentiostatError("no log to join: give the Datasets of at least one file")
+    logs: list[Log] = []
+    charge, step = 0.0, 0
+    for part in parts:
+        rows = to_log(part)
+        if logs and rows.time[0] < logs[-1].time[-1]:
+            raise PotentiostatError(
+                f"{part.attrs.get('file', 'a log')}: begins before the one before it ends: join one channel's techniques"
+            )
+        logs.append(replace(rows, charge=rows.charge + charge, step=rows.step + step))
+        known = logs[-1].charge[np.isfinite(logs[-1].charge)]
+        charge, step = float(known[-1]) if len(known) else charge, int(logs[-1].step.max()) + 1
+    attrs = {
+        name: ", ".join(dict.fromkeys(str(part.attrs.get(name, "")) for part in parts)) for name in ("file", "technique", "instrument")
+    }
+    return to_dataset(Log.joined(logs), {"timezone": str(parts[0].attrs.get("timezone", "UTC")), **attrs})
 
 
 def to_dataset(log: Log, attrs: Mapping[str, str] | None = None) -> xr.Dataset:
