@@ -64,6 +64,32 @@ def test_a_file_that_grows_is_followed(tmp_path):
             reader.read_block(path, "d", 0, 5)
 
 
+@pytest.mark.parametrize("version", ["earliest", "latest"])
+def test_a_file_that_is_open_elsewhere_in_the_process_is_read(tmp_path, version):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w", libver=version) as file:
+        file.create_dataset("d", data=IMAGES, chunks=(1, 61, 53), **hdf5plugin.Bitshuffle())
+    with h5py.File(path) as file, AssetReader() as reader:
+        for _ in range(2):
+            np.testing.assert_array_equal(reader.read_block(path, "d", 0, 3), file["d"][:3])
+
+
+def test_a_file_that_was_rewritten_longer_is_followed(tmp_path):
+    path = write(tmp_path / "a.h5", IMAGES[:2], maxshape=(None, 61, 53))
+    with AssetReader() as reader:
+        assert len(reader.read_block(path, "entry/data/data")) == 2
+        write(tmp_path / "b.h5").replace(path)
+        np.testing.assert_array_equal(reader.read_block(path, "entry/data/data", 0, 5), IMAGES)
+
+
+def test_a_file_that_was_replaced_is_read_anew(tmp_path):
+    path = write(tmp_path / "a.h5")
+    with AssetReader() as reader:
+        reader.read_block(path, "entry/data/data")
+        write(tmp_path / "b.h5", IMAGES + 1).replace(path)
+        np.testing.assert_array_equal(reader.read_block(path, "entry/data/data", 0, 5), IMAGES + 1)
+
+
 def test_a_restored_file_is_read_after_an_error(tmp_path):
     path = write(tmp_path / "a.h5", IMAGES[:2])
     with AssetReader() as reader:

@@ -41,7 +41,7 @@ class AssetReader:
 
     def __init__(self, *, threads: int = 2, max_open: int = 16) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        self._files: dict[Path, h5py.File] = {}
+        self._files: dict[Path, tuple[tuple[int, int], h5py.File]] = {}
         self._max_open = max_open
 
     def read_block(self, path: str | Path, dataset: str | None, start: int = 0, stop: int | None = None) -> np.ndarray:
@@ -86,7 +86,7 @@ class AssetReader:
         """The dataset with its present length; a file that grew without SWMR is opened anew."""
         cached = path in self._files
         found = _find(self._file(path), path, name)
-        if found.chunks is not None and not found.is_virtual:
+        if found.file.swmr_mode and found.chunks is not None and not found.is_virtual:
             found.refresh()
         if cached and (stop is None or not found.shape or stop > found.shape[0]):
             self._forget(path)
@@ -94,14 +94,18 @@ class AssetReader:
         return found
 
     def _file(self, path: Path) -> h5py.File:
+        stat = path.stat()
+        identity = (stat.st_dev, stat.st_ino)
+        if path in self._files and self._files[path][0] != identity:
+            self._forget(path)
         if path not in self._files:
             if len(self._files) >= self._max_open:
                 self._forget(next(iter(self._files)))
-            self._files[path] = _open(path)
-        return self._files[path]
+            self._files[path] = (identity, _open(path))
+        return self._files[path][1]
 
     def _forget(self, path: Path) -> None:
-        handle = self._files.pop(path, None)
+        _, handle = self._files.pop(path, (None, None))
         if handle is not None:
             handle.close()
 
@@ -162,17 +166,23 @@ def _load_array(path: Path, dataset: str | None) -> np.ndarray:
 
 
 def _open(path: Path) -> h5py.File:
-    """Open for reading, also where a writer has the file open: as SWMR, plainly, and without a lock."""
-    attempts: tuple[dict, ...] = ({"libver": "latest", "swmr": True}, {}, {"locking": False})
-    for options in attempts[:-1]:
+    """Open for reading, also where a writer has the file open: as SWMR where its format allows that, plainly, or without a lock."""
+    attempts: list[dict] = [{"libver": "latest", "swmr": True}] if _may_be_swmr(path) else []
+    for options in [*attempts, {}]:
         try:
             return h5py.File(path, "r", **options)
         except (OSError, ValueError):
             continue
     try:
-        return h5py.File(path, "r", **attempts[-1])
+        return h5py.File(path, "r", locking=False)
     except (OSError, ValueError) as error:
         raise AssetError(f"{path} cannot be opened ({error}): {_RESTORE}") from error
+
+
+def _may_be_swmr(path: Path) -> bool:
+    """Whether the superblock is of version 3, which SWMR needs; refreshing an older file breaks its other handles in this process."""
+    with path.open("rb") as file:
+        return file.read(9)[8:] >= b"\x03"
 
 
 def _find(handle: h5py.File, path: Path, name: str | None) -> h5py.Dataset:
