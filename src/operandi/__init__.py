@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from operandi.stages.corrections import correct
     from operandi.stages.maps import composite, screen
     from operandi.stages.patterns import integrate
+    from operandi.stages.volumes import reconstruct
 
 # Looked up on first use: `import operandi` is quick, and a missing extra is missed only by what needs it.
 _HOMES = {
@@ -28,6 +29,7 @@ _HOMES = {
     "open": "operandi.client",
     "parse_experiment": "operandi.experiment_file",
     "read_potentiostat": "operandi.sources.potentiostat",
+    "reconstruct": "operandi.stages.volumes",
     "screen": "operandi.stages.maps",
     "windows": "operandi.stages.charge",
 }
@@ -44,6 +46,7 @@ __all__ = [
     "open",
     "parse_experiment",
     "read_potentiostat",
+    "reconstruct",
     "screen",
     "windows",
 ]

@@ -297,17 +297,25 @@ def replay(
     experiment: Annotated[Path, typer.Option(help="The experiment file: where the journal and the server are.")] = Path("experiment.yml"),
     config: Annotated[Path | None, typer.Option(help="Another experiment file to process by.", show_default=False)] = None,
     journal: Annotated[Path | None, typer.Option(help="Folder of journals, if not the experiment's.", show_default=False)] = None,
+    from_tiled: Annotated[bool, typer.Option("--from-tiled", help="Take the run from the Tiled server, not from a journal.")] = False,
     api_key: ApiKey = None,
 ) -> None:
     """Process a run that is over once more. The same experiment gives the same result; another config makes one beside the first."""
     loaded = _load(experiment)
-    from operandi.sources.replay import from_journal
+    from operandi.sources import replay as sources
     from operandi.worker import replay as process
 
+    where = loaded.publishing
     if config is not None:
-        loaded = _load(config).model_copy(update={"publishing": loaded.publishing})
+        loaded = _load(config).model_copy(update={"publishing": where})
+    if from_tiled:
+        from operandi.client import open as open_catalog
+
+        documents = sources.from_tiled(open_catalog(where.tiled, api_key=api_key).client, uid)
+    else:
+        documents = sources.from_journal(journal or where.journal, uid)
     with terminal.interruptible() as stop, terminal.status_shown() as show:
-        key = process(loaded, from_journal(journal or loaded.publishing.journal, uid), api_key=api_key, on_status=show, stop=stop)
+        key = process(loaded, documents, api_key=api_key, on_status=show, stop=stop)
     print(key)
 
 
