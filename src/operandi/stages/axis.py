@@ -1,6 +1,8 @@
 """The rotation axis, from the consistency of a sinogram with any object at all."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -69,13 +71,13 @@ def locate_axis(sinogram: np.ndarray, rotation_deg: np.ndarray, translation_mm: 
         reach = max(reach / 4, 1.0)
     for _ in range(2):
         weights = _weights(profiles, bases, best)
-        best = minimize_scalar(
-            lambda trial, weights=weights: _cost(profiles, bases, weights, trial),
-            bounds=(best - 0.5, best + 0.5),
-            method="bounded",
-            options={"xatol": 1e-4},
-        ).x
+        best = _least(lambda trial, weights=weights: _cost(profiles, bases, weights, trial), best)
     return Axis(float(first + pitch * best), abs(pitch) * _uncertainty(profiles, bases, best))
+
+
+def _least(cost: Callable[[float], float], best: float) -> float:
+    found: Any = minimize_scalar(cost, bounds=(best - 0.5, best + 0.5), method="bounded", options={"xatol": 1e-4})
+    return float(found.x)
 
 
 def _profiles(sinogram, rotation_deg, translation_mm):

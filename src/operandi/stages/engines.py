@@ -1,5 +1,7 @@
 """Peers for the native reconstruction: other packages behind the same function."""
 
+from typing import Any
+
 import numpy as np
 from scipy import ndimage
 
@@ -37,7 +39,7 @@ def astra_volume(
     projector = astra.create_projector("strip", projection_geometry, volume_geometry)
     data = astra.data2d.create("-sino", projection_geometry)
     result = astra.data2d.create("-vol", volume_geometry)
-    settings = astra.astra_dict(_ALGORITHMS[method])
+    settings: dict[str, Any] = astra.astra_dict(_ALGORITHMS[method])
     settings |= {"ProjectorId": projector, "ProjectionDataId": data, "ReconstructionDataId": result}
     if method == "fbp":
         settings["option"] = {"FilterType": _FILTERS[filter_name]}

@@ -40,13 +40,13 @@ def window_weights(q: np.ndarray, windows: Windows, background: Background | Non
     ShapeError
         If q does not increase, or a window or its background reaches beyond q.
     """
+    q = np.asarray(q, float)
     edges = _edges(q)
-    return np.stack([_weights(edges, window, background or window.background) for window in as_windows(windows)])
+    return np.stack([_weights(q, edges, window, background or window.background) for window in as_windows(windows)])
 
 
 def _edges(q: np.ndarray) -> np.ndarray:
     """(q + 1,) edges of the bins, halfway between the points."""
-    q = np.asarray(q, float)
     if q.ndim != 1 or q.size < 2 or not (np.diff(q) > 0).all() or not np.isfinite(q).all():
         raise ShapeError(f"q must be at least 2 finite, increasing points, got shape {q.shape}: sort the axis first")
     middle = (q[1:] + q[:-1]) / 2
@@ -62,7 +62,7 @@ def as_windows(windows: Windows) -> tuple[QWindow, ...]:
     return tuple(windows)
 
 
-def _weights(edges: np.ndarray, window: QWindow, background: str) -> np.ndarray:
+def _weights(q: np.ndarray, edges: np.ndarray, window: QWindow, background: str) -> np.ndarray:
     low, high = window.q_min_inv_angstrom, window.q_max_inv_angstrom
     tolerance = 1e-6 * (edges[-1] - edges[0])
     if low < edges[0] - tolerance or high > edges[-1] + tolerance:
@@ -81,12 +81,11 @@ def _weights(edges: np.ndarray, window: QWindow, background: str) -> np.ndarray:
             f"({edges[0]:.4g} to {edges[-1]:.4g} Å⁻¹): integrate a wider range of q, or set its background to "
             + ("constant or none" if background == "linear" else "none")
         )
-    centre = (edges[1:] + edges[:-1]) / 2
     means = [side / side.sum() for side in sides]
     if background == "constant":
         return inside - inside.sum() * sum(sides) / np.sum(sides)
-    left, right = (mean @ centre for mean in means)
-    share = (inside @ centre / inside.sum() - left) / (right - left)
+    left, right = (mean @ q for mean in means)
+    share = (inside @ q / inside.sum() - left) / (right - left)
     return inside - inside.sum() * ((1 - share) * means[0] + share * means[1])
 
 
@@ -157,7 +156,7 @@ def _fitting(q: np.ndarray, background: Background | None) -> tuple[QWindow, ...
     fitting = []
     for window in DEFAULT_WINDOWS:
         with contextlib.suppress(ShapeError):
-            _weights(edges, window, background or window.background)
+            _weights(q, edges, window, background or window.background)
             fitting.append(window)
     if not fitting:
         raise ShapeError(f"q from {edges[0]:.4g} to {edges[-1]:.4g} Å⁻¹ holds no default window: give windows of your own")

@@ -10,8 +10,8 @@ Filtering: Kak & Slaney, Principles of Computerized Tomographic Imaging (1988), 
 space with the exact kernel of the band-limited filter, which equals a Fourier filter with unlimited zero-padding.
 """
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Hashable, Sequence
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import xarray as xr
@@ -222,9 +222,9 @@ def _check(values: np.ndarray, rotation: np.ndarray, translation: np.ndarray, ax
 def _backproject(prepared: _Prepared, taps: np.ndarray, cross: np.ndarray | None) -> np.ndarray:
     """Filter with ``taps`` and backproject, slab by slab of channels; with ``cross``, as the kernel's variance."""
     projections, centre = prepared.projections, prepared.centre
-    n_projections, n_samples, n_channels = projections.shape
+    n_projections, (n_samples, n_channels) = len(projections), projections.shape[1:]
     padded = -(-n_projections // kernel.GROUP) * kernel.GROUP
-    cosines, sines, angular = np.zeros((3, padded))
+    cosines, sines, angular = np.zeros(padded), np.zeros(padded), np.zeros(padded)
     cosines[:n_projections], sines[:n_projections] = np.cos(np.deg2rad(prepared.rotation_deg)), np.sin(np.deg2rad(prepared.rotation_deg))
     angular[:n_projections] = prepared.weights
     slab = np.empty((padded, n_samples + 2, kernel.CHANNELS), np.float32)
@@ -272,7 +272,7 @@ def _weighted_sum(partials: Sequence[np.ndarray], shares: np.ndarray) -> np.ndar
     if not chosen:
         return np.full(partials[0].shape, np.nan, np.float32)
     total = np.empty(partials[0].shape, np.float32)
-    for row in range(total.shape[0]):  # row by row: no temporary array of the volume's size
+    for row in range(len(total)):  # row by row: no temporary array of the volume's size
         np.multiply(chosen[0][0][row], chosen[0][1], out=total[row])
         for partial, share in chosen[1:]:
             total[row] += partial[row] * share
@@ -368,5 +368,6 @@ def _labelled(volumes: dict[str, np.ndarray], sinogram: xr.DataArray, grid: np.n
     dims = ("y", "x", "q") if "q" in sinogram.dims else ("y", "x")
     shape = (grid.size, grid.size, *([sinogram.sizes["q"]] if "q" in dims else []))
     units = {"units": f"{sinogram.attrs.get('units', '1')}/mm"}
-    coords = {name: (name, grid, {"units": "mm"}) for name in ("y", "x")} | {k: c for k, c in sinogram.coords.items() if c.dims == ("q",)}
+    coords: dict[Hashable, Any] = {name: (name, grid, {"units": "mm"}) for name in ("y", "x")}
+    coords |= {name: c for name, c in sinogram.coords.items() if "q" in c.dims and c.ndim == 1}
     return xr.Dataset({name: (dims, v.reshape(shape), units) for name, v in volumes.items()}, coords, attrs)

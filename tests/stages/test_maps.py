@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+import xarray as xr
+
+from operandi.errors import ShapeError
+from operandi.experiment import DEFAULT_WINDOWS, QWindow
+from operandi.stages.maps import apply_weights, composite, composite_arrays, composite_limits, screen, window_weights
+
+Q = np.linspace(1.5, 2.5, 501)
+WINDOWS = {"a": (1.7, 1.8), "b": (2.0, 2.031)}
+
+
+def peak(q: np.ndarray, at: float, width: float) -> np.ndarray:
+    return np.exp(-((q - at) ** 2) / (2 * width**2)) / (width * np.sqrt(2 * np.pi))
+
+
+def volume(values: np.ndarray, q: np.ndarray = Q) -> xr.DataArray:
+    values = np.broadcast_to(values, (2, 3, q.size)).astype(np.float32)
+    return xr.DataArray(values, {"q": q, "x": [0.0, 1, 2]}, ("y", "x", "q"), attrs={"units": "counts/mm"})
+
+
+def test_a_map_is_the_integral_of_the_peak_above_a_sloping_background():
+    maps = screen(volume(3 * peak(Q, 1.75, 0.008) + 40 * Q - 7), {"a": (1.7, 1.8)})
+    np.testing.assert_allclose(maps["intensity"], 3, rtol=1e-3)
+    assert maps["intensity"].dims == ("phase", "y", "x")
+    assert maps["intensity"].attrs["units"] == "counts/mm 1/angstrom"
+    assert maps["phase"].values.tolist() == ["a"]
+    assert np.isnan(maps["sigma"]).all()
+
+
+@pytest.mark.parametrize("q", [Q, np.sort(np.random.default_rng(0).uniform(1.4, 2.6, 300))])
+def test_a_linear_background_takes_out_any_straight_line_and_a_constant_one_any_constant(q: np.ndarray):
+    np.testing.assert_allclose(window_weights(q, WINDOWS, "linear") @ (5 - 2 * q), 0, atol=1e-12)
+    np.testing.assert_allclose(window_weights(q, WINDOWS, "constant") @ np.ones(q.size), 0, atol=1e-12)
+
+
+def test_a_window_cuts_the_bins_in_which_it_begins_and_ends():
+    weights = window_weights(np.arange(6.0) + 10, {"a": (10.75, 13.0)}, "none")
+    np.testing.assert_allclose(weights, [[0, 0.75, 1, 0.5, 0, 0]])
+
+
+def test_each_window_has_its_own_background_unless_one_is_asked_for():
+    window = QWindow(phase="a", q_min_inv_angstrom=1.7, q_max_inv_angstrom=1.8, background="none")
+    flat = volume(np.ones(Q.size))
+    assert screen(flat, [window])["intensity"].values == pytest.approx(0.1)
+    assert screen(flat, [window], background="linear")["intensity"].values == pytest.approx(0, abs=1e-6)
+
+
+def test_sigma_is_what_noise_realisations_scatter_by_background_included():
+    sigma = np.random.default_rng(1).uniform(0.5, 2, Q.size)
+    noisy = xr.DataArray(np.random.default_rng(2).normal(size=(4000, Q.size)) * sigma, {"q": Q}, ("n", "q"))
+    maps = screen(xr.Dataset({"intensity": noisy, "sigma": noisy * 0 + sigma}), WINDOWS)
+    np.testing.assert_allclose(maps["intensity"].std("n") / maps["sigma"].isel(n=0), 1, atol=0.05)
+
+
+def test_a_channel_that_is_nan_spoils_only_the_windows_that_use_it():
+    values = np.ones((2, Q.size), np.float32)
+    values[1, 120] = np.nan
+    maps = apply_weights(values, window_weights(Q, WINDOWS))
+    assert np.isnan(maps).tolist() == [[False, True], [False, False]]
+
+
+@pytest.mark.parametrize("edges", [(1.4, 1.6), (2.4, 2.6), (1.5, 1.6), (2.4, 2.5)])
+def test_a_window_or_background_beyond_the_patterns_is_refused_by_name(edges: tuple[float, float]):
+    with pytest.raises(ShapeError, match="'a'.*1.5 to 2.5|'a'.*1.499 to 2.501"):
+        window_weights(Q, {"a": edges}, "linear")
+
+
+def test_one_side_is_enough_for_a_constant_background():
+    weights = window_weights(Q, {"a": (1.5, 1.6)}, "constant")
+    np.testing.assert_allclose(weights.sum(), 0, atol=1e-12)
+    assert (weights[:, Q > 1.64] == 0).all()
+
+
+@pytest.mark.parametrize("q", [Q[::-1], Q[:1], np.zeros(5), np.full(5, np.nan), np.ones((2, 2))])
+def test_q_that_does_not_increase_is_refused(q: np.ndarray):
+    with pytest.raises(ShapeError, match="increasing"):
+        window_weights(q, WINDOWS)
+
+
+def test_without_windows_the_defaults_that_the_volume_holds_are_screened():
+    names = screen(volume(np.ones(Q.size)))["phase"].values.tolist()
+    assert names == [w.phase for w in DEFAULT_WINDOWS if 1.6 < w.q_min_inv_angstrom < 2]
+    with pytest.raises(ShapeError, match="default"):
+        screen(volume(np.ones(5), np.linspace(8, 9, 5)))
+    with pytest.raises(ShapeError, match="no window"):
+        screen(volume(np.ones(Q.size)), [])
+
+
+MAPS = xr.DataArray(
+    np.stack([np.arange(16.0).reshape(4, 4), np.full((4, 4), 7.0), np.full((4, 4), np.nan)]),
+    {"phase": ["a", "b", "c"]},
+    ("phase", "y", "x"),
+)
+
+
+def test_a_composite_runs_from_black_at_the_lower_to_full_at_the_upper_limit():
+    picture = composite(MAPS, red="a", limits={"red": (0, 15)})
+    assert picture.dims == ("y", "x", "rgb")
+    assert picture.dtype == np.uint8
+    np.testing.assert_array_equal(picture[..., 0], np.rint(MAPS[0] * 17))
+    assert not picture[..., 1:].any()
+    brighter = composite(MAPS, red="a", limits={"red": (0, 15)}, gamma=2.0)
+    assert (brighter >= picture).all()
+
+
+def test_a_colour_may_show_the_sum_of_several_phases():
+    picture = composite(MAPS, green=("a", "b"), limits={"green": (7, 22)})
+    np.testing.assert_array_equal(picture[..., 1], np.rint(MAPS[0] * 17))
+
+
+def test_one_scale_holds_over_a_series():
+    series = xr.concat([MAPS, 2 * MAPS], "frame")
+    limits = composite_limits(series, red="a", percentiles=(0, 100))
+    assert limits == {"red": (0, 30)}
+    assert composite(MAPS, red="a", limits=limits)[..., 0].max() == 128
+    assert composite(series, red="a", limits=limits).dims == ("frame", "y", "x", "rgb")
+
+
+def test_what_is_nan_or_without_range_is_black():
+    assert not composite(MAPS, red="b", blue="c").any()
+
+
+def test_layers_share_one_scale():
+    picture = composite_arrays([np.array([[0.0, 1]]), np.array([[2.0, 4]]), np.array([[-1, np.nan]])], 2.0)
+    np.testing.assert_array_equal(picture, [[[0, 255, 0], [128, 255, 0]]])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"red": "d"}, {}, {"red": "a", "percentiles": (5, 5)}, {"red": "a", "gamma": 0}, {"red": "a", "limits": {"red": (0, np.nan)}}]
+)
+def test_composites_that_cannot_be_are_refused(wrong: dict):
+    with pytest.raises(ShapeError):
+        composite(MAPS, **wrong)
