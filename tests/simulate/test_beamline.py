@@ -1,5 +1,7 @@
 """A rehearsal drives a real RunEngine and leaves real files."""
 
+import os
+import signal
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -90,7 +92,7 @@ def test_a_line_of_translations_is_one_stream_datum_for_each_key(flown):
 def test_the_descriptor_announces_images_and_positions_as_external(flown):
     (descriptor,) = [d for n, d in flown[1] if n == "descriptor"]
     keys = descriptor["data_keys"]
-    assert set(keys) == {"pilatus", "rotation", "translation", "monitor", "time"}
+    assert set(keys) == {"pilatus", "rotation", "translation", "monitor", "exposure_start"}
     assert keys["pilatus"]["shape"][-2:] == [20, 300]
     assert keys["pilatus"]["dtype_numpy"] == "<i4"
     assert all(key["external"] == "STREAM:" for key in keys.values())
@@ -117,7 +119,7 @@ def test_a_step_scan_has_an_event_for_every_image(stepped):
     events = [d for n, d in documents if n == "event"]
     assert len(events) == 42
     assert [e["seq_num"] for e in events] == list(range(1, 43))
-    assert set(events[0]["data"]) == {"rotation", "translation", "monitor", "time"}
+    assert set(events[0]["data"]) == {"rotation", "translation", "monitor", "exposure_start"}
     with h5py.File(done.position_file) as file:
         np.testing.assert_array_equal([e["data"]["translation"] for e in events], file["/entry/data/translation"][:])
 
@@ -164,6 +166,21 @@ def test_tiled_reads_the_same_images_as_the_documents_announce(flown):
             consolidator.consume_stream_datum(document)
     found = np.asarray(consolidator.init_adapter().read())
     np.testing.assert_array_equal(found.reshape(42, 20, 300), images_of(done))
+
+
+def test_an_operator_who_interrupts_leaves_a_run_closed_as_aborted(tmp_path):
+    documents = []
+
+    def interrupt_once(done: int, planned: int) -> None:
+        if done == 9:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        rehearse(small_experiment(tmp_path), folder=tmp_path / "raw", on_image=interrupt_once, subscribers=[lambda *d: documents.append(d)])
+    assert documents[-1][0] == "stop"
+    assert documents[-1][1]["exit_status"] == "abort"
+    datums = [d for n, d in documents if n == "stream_datum"]
+    assert max(d["seq_nums"]["stop"] for d in datums) < 43
 
 
 def test_a_cell_for_another_scan_is_refused(tmp_path):

@@ -93,3 +93,15 @@ def test_a_recorded_curve_with_gaps_is_refused(time):
     columns = [np.zeros(3)] * 3
     with pytest.raises(PotentiostatError):
         recorded_curve(np.array(time), *columns)
+
+
+def test_a_log_that_was_measured_is_never_replaced(tmp_path):
+    (tmp_path / "log.mpt").write_bytes(b"EC-Lab ASCII FILE\r\nmeasured")
+    with pytest.raises(PotentiostatError, match="not simulated"):
+        PotentiostatLog(tmp_path / "log.mpt", CURVE, first_image_s=T0)
+
+
+def test_a_simulated_log_makes_room_for_the_next(tmp_path):
+    written(tmp_path / "log.mpt", until_s=100)
+    written(tmp_path / "log.mpt", until_s=0)
+    assert read(tmp_path / "log.mpt")["uts"].size == OPEN_ROWS + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -103,12 +104,16 @@ def rehearse(
     Raises
     ------
     ExperimentError
-        The experiment has no potentiostat's log, or its file exists already.
+        The experiment expects another kind of log than .mpt.
+    PotentiostatError
+        Where the log should go lies one that was not simulated.
     GeometryError
         Calibration or mask cannot be read.
+    ShapeError
+        The cell is made for another scan.
+    KeyboardInterrupt
+        The operator stopped the scan; its run is closed as aborted.
     """
-    from bluesky import RunEngine
-
     began = time.monotonic()
     start_s = float(np.floor(time.time() if first_image_s is None else first_image_s))
     schedule = plan_schedule(experiment)
@@ -129,14 +134,10 @@ def rehearse(
     )
     truth_file = folder / "truth.h5"
     write_truth(truth_file, schedule, cell, curve)
-    engine = RunEngine({}, call_returns_result=True, context_managers=[])
-    for subscriber in subscribers:
-        engine.subscribe(subscriber)
-    plan = step_scan if step else interlaced_scan
+    scan = step_scan if step else interlaced_scan
+    plan = scan(make_devices(acquisition, flying=not step), experiment, speed=speed, on_line=log.advance if log else None)
     try:
-        result: Any = engine(
-            plan(make_devices(acquisition, flying=not step), experiment, speed=speed, on_line=log.advance if log else None)
-        )
+        uid = _run(plan, subscribers)
         if log is not None:
             log.advance(start_s + schedule.duration_s + OPEN_ROWS * ROW_S)
     finally:
@@ -144,7 +145,7 @@ def rehearse(
         if log is not None:
             log.close()
     return Rehearsal(
-        uid=result.run_start_uids[0],
+        uid=uid,
         images=schedule.images,
         seconds=time.monotonic() - began,
         image_file=acquisition.image_file.path,
@@ -152,6 +153,24 @@ def rehearse(
         log_file=log.path if log else None,
         truth_file=truth_file,
     )
+
+
+def _run(plan: Any, subscribers: Iterable[Callable[[str, dict[str, Any]], object]]) -> str:
+    from bluesky import RunEngine
+    from bluesky.utils import RunEngineInterrupted
+
+    # Only the main thread may catch Ctrl-C.
+    catching = None if threading.current_thread() is threading.main_thread() else []
+    engine = RunEngine({}, call_returns_result=True, context_managers=catching)
+    for subscriber in subscribers:
+        engine.subscribe(subscriber)
+    try:
+        result: Any = engine(plan)
+    except RunEngineInterrupted as interruption:
+        if engine.state == "paused":
+            engine.abort("stopped by the operator")
+        raise KeyboardInterrupt from interruption
+    return result.run_start_uids[0]
 
 
 def _checked(cell: Cell, schedule: Schedule) -> Cell:
@@ -180,7 +199,7 @@ def _start_log(experiment: Experiment, schedule: Schedule, curve: ChargeCurve, s
     )
 
 
-def write_truth(path: Path, schedule: Schedule, cell: Cell, curve: ChargeCurve, samples: int = 24) -> None:
+def write_truth(path: Path, schedule: Schedule, cell: Cell, curve: ChargeCurve, samples: int = 12) -> None:
     """What every frame should show, as HDF5: ``maps`` (frame, phase, y, x) in volume fractions, ``present`` (frame, phase),
     ``charge_mah`` (frame,), ``set_first`` and ``set_last`` (frame,), ``x`` and ``y`` in mm from the rotation axis."""
     frames, charges = [], []

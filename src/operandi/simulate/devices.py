@@ -23,6 +23,7 @@ from ophyd_async.core import (
     soft_signal_rw,
 )
 
+from operandi.errors import OperandiError
 from operandi.experiment import Keys
 from operandi.simulate.exposures import Exposures
 from operandi.simulate.files import IMAGES, ImageFile, PositionFile, position_dataset
@@ -74,6 +75,11 @@ class Acquisition:
         self.position_file.close()
 
     def _write_line(self, line: Line) -> None:
+        if line.number * line.elapsed_s.size != self._next:
+            raise OperandiError(
+                f"line {line.number} comes after {self._next} images, out of turn: a line once begun cannot be taken again; "
+                "abort this run and start another (a pause between lines is safe)"
+            )
         self.position_file.write(self._next, self._positions(line))
         self.position_file.flush()
         for image in self.exposures.images(line, self._pool):

@@ -157,9 +157,12 @@ def cell_from_image(path: Path, *, n: int, pitch_mm: float, radius_mm: float = 3
     at = [centre[0] + y * scale, centre[1] + x * scale]
     # One sample stands for a block of image pixels: the finest windings may be thinner than the grid.
     grey = ndimage.map_coordinates(ndimage.uniform_filter(image, max(1, round(0.5 * scale * pitch_mm))), at, order=1)
-    local = ndimage.gaussian_filter(image, 1.5 * 22)
-    contrast = grey - ndimage.map_coordinates(local, at, order=1)
+    # Surroundings of one winding, 22 pixels in the image this was made for; the bright casing must not outshine them.
     radius = np.hypot(x, y)
+    dimmed = np.minimum(image, np.percentile(grey[radius < 0.9 * radius_mm], 99))
+    local = ndimage.gaussian_filter(dimmed, 16)
+    spread = np.sqrt(ndimage.gaussian_filter((dimmed - local) ** 2, 16)) + 1e-9
+    contrast = (grey - ndimage.map_coordinates(local, at, order=1)) / ndimage.map_coordinates(spread, at, order=1)
     host = _hosts_by_grey(grey, contrast, radius / radius_mm)
     lag = 0.15 * (1 - 2 * np.clip(radius / radius_mm, 0, 1))
     return Cell(host=host, region=np.zeros(host.shape, np.int8), lag=lag.astype(np.float32), pitch_mm=pitch_mm)

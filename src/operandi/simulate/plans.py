@@ -50,6 +50,7 @@ def interlaced_scan(
         yield from bps.declare_stream(*detectors, name=stream, collect=True)
         pace = _Pace(schedule.scan.translations * schedule.scan.exposure_s, speed)
         for number in range(schedule.lines):
+            yield from bps.checkpoint()
             line = schedule.line(number)
             yield from bps.mv(devices.rotation, line.rotation_deg)
             yield from bps.prepare(devices.travel, line, wait=True)
@@ -73,6 +74,7 @@ def step_scan(devices: Devices, experiment: Experiment, *, speed: float | None =
         yield from bps.prepare(devices.detector, trigger, wait=True)
         pace = _Pace(schedule.scan.translations * schedule.scan.exposure_s, speed)
         for number in range(schedule.lines):
+            yield from bps.checkpoint()
             line = schedule.line(number)
             yield from bps.mv(devices.rotation, line.rotation_deg)
             for translation in line.translations_mm:

@@ -19,6 +19,7 @@ ROW_S = 5.0
 OPEN_ROWS = 60
 """Rows of open circuit before the first image, and after the last."""
 
+_SIMULATED = "simulated by operandi"
 _OPEN, _CURRENT, _VOLTAGE = 3, 1, 2
 
 
@@ -101,6 +102,11 @@ class PotentiostatLog:
 
     Time in the log is that of a computer in ``timezone`` whose clock needs ``clock_offset_s`` added to get the
     beamline's. ``first_image_s`` is the UTC epoch of the first image, on the beamline's clock.
+
+    Raises
+    ------
+    PotentiostatError
+        At ``path`` lies a log that was not simulated.
     """
 
     def __init__(
@@ -118,6 +124,7 @@ class PotentiostatLog:
         self._row_s = row_s
         self._started_s = first_image_s - OPEN_ROWS * row_s
         self._next_row = 0
+        _refuse_to_replace(path)
         started = datetime.fromtimestamp(self._started_s - clock_offset_s, UTC).astimezone(ZoneInfo(timezone))
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("wb")
@@ -138,6 +145,13 @@ class PotentiostatLog:
         self._file.close()
 
 
+def _refuse_to_replace(path: Path) -> None:
+    if path.exists():
+        with path.open("rb") as file:
+            if _SIMULATED.encode() not in file.read(4096):
+                raise PotentiostatError(f"{path} exists and was not simulated: name another potentiostat.file to rehearse with")
+
+
 def header(started: datetime) -> str:
     """The header of a log whose acquisition started at ``started``, local time, up to the names of the columns."""
     stamp = started.strftime("%m/%d/%Y %H:%M:%S.") + f"{started.microsecond // 1000:03d}"
@@ -147,7 +161,7 @@ def header(started: datetime) -> str:
         "Channel : Floating", f"Acquisition started on : {stamp}", f"Technique started on : {stamp}", "Loaded Setting File :  NONE",
         "Device : SP-300 (SN 1854)", "EC-Lab for windows v11.50 (software)", "Internet server v11.50 (firmware)",
         "Electrode material : silicon-graphite | NMC622", "Initial state : discharged", "Electrolyte : ",
-        "Comments : simulated by operandi",
+        f"Comments : {_SIMULATED}",
         "Cable : standard", "Electrode surface area : 0.000 cm²", "Characteristic mass : 0.001 g",
         "Cycle Definition : Charge/Discharge alternance",
     ]  # fmt: skip
