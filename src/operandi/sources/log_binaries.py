@@ -22,7 +22,7 @@ from operandi.stages.charge import Log
 
 # whatever a reverse-engineered format makes its readers trip over
 _FAULTS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError, OSError, EOFError)
-_FAULTS = (*_FAULTS, struct.error, MemoryError, BufferError, RecursionError)
+_FAULTS = (*_FAULTS, NameError, StopIteration, SyntaxError, struct.error, MemoryError, BufferError)
 _OLE_ZERO = datetime(1899, 12, 30)
 _TECHNIQUES: Mapping[int, str] = {4: "GCPL", 6: "CV", 11: "OCV", 25: "CP", 29: "PEIS", 30: "GEIS", 127: "MB", 136: "BCD"}
 LARGEST_FILE = 1 << 31
