@@ -33,6 +33,17 @@ def test_a_block_is_what_was_written(tmp_path, name, dtype):
     np.testing.assert_array_equal(block, IMAGES[1:4])
 
 
+@pytest.mark.parametrize("name", ["bitshuffle-lz4", "gzip"])
+def test_memory_is_used_again_where_it_fits(tmp_path, name):
+    path = write(tmp_path / "a.h5", **FILTERS[name])
+    with AssetReader() as reader:
+        memory = reader.read_block(path, "entry/data/data")
+        block = reader.read_block(path, "entry/data/data", 1, 4, out=memory)
+        assert np.shares_memory(block, memory)
+        np.testing.assert_array_equal(block, IMAGES[1:4])
+        assert not np.shares_memory(reader.read_block(path, "entry/data/data", 0, 5, out=memory[:2]), memory)
+
+
 @pytest.mark.parametrize("chunks", [(2, 61, 53), (1, 30, 53)])
 def test_other_chunkings_are_read_too(tmp_path, chunks):
     path = write(tmp_path / "a.h5", chunks=chunks, **hdf5plugin.Bitshuffle())

@@ -12,7 +12,6 @@ from urllib.parse import unquote, urlsplit
 
 import fabio
 import h5py
-import hdf5plugin  # noqa: F401  registers the filters with HDF5
 import numpy as np
 
 from operandi.errors import AssetError, GeometryError
@@ -44,8 +43,13 @@ class AssetReader:
         self._files: dict[Path, tuple[tuple[int, int], h5py.File]] = {}
         self._max_open = max_open
 
-    def read_block(self, path: str | Path, dataset: str | None, start: int = 0, stop: int | None = None) -> np.ndarray:
+    def read_block(
+        self, path: str | Path, dataset: str | None, start: int = 0, stop: int | None = None, *, out: np.ndarray | None = None
+    ) -> np.ndarray:
         """Entries ``[start, stop)`` along the first axis of ``dataset``; None for ``stop`` reads to the end.
+
+        The beginning of ``out`` is filled and returned where it fits (same dtype and image shape, long enough): fresh memory for
+        images costs more time than decoding them.
 
         An image file (.cbf, .edf, .tif …) has no datasets and holds one image, entry 0.
 
@@ -62,7 +66,7 @@ class AssetReader:
             return _entries(load_image(path)[None], path, dataset, start, stop)
         try:
             found = self._dataset(path, dataset, stop)
-            return _read(found, start, _checked_stop(found, path, dataset, start, stop), self._pool.map)
+            return _read(found, start, _checked_stop(found, path, dataset, start, stop), self._pool.map, out)
         except AssetError:
             self._forget(path)
             raise
@@ -215,22 +219,34 @@ def _entries(stack: np.ndarray, path: Path, dataset: str | None, start: int, sto
     return stack[start:stop]
 
 
-def _read(dataset: h5py.Dataset, start: int, stop: int, spread: Callable) -> np.ndarray:
+def _read(dataset: h5py.Dataset, start: int, stop: int, spread: Callable, out: np.ndarray | None) -> np.ndarray:
     layout = bitshuffle_layout(dataset) if dataset.ndim >= 2 else None
+    block = _space(out, (stop - start, *dataset.shape[1:]), dataset.dtype)
     if layout is None:
         _refuse_unwritten(dataset, start, stop)
-        return np.asarray(dataset[start:stop])
-    images = np.empty((stop - start, *layout.shape), layout.dtype)
-    chunks = ((images[i - start], i, _chunk(dataset, i)) for i in range(start, stop))
+        if stop > start:
+            dataset.read_direct(block, np.s_[start:stop])
+        return block
+    chunks = ((block[i - start], i, _chunk(dataset, i)) for i in range(start, stop))
     for _ in spread(lambda job: _decode_into(job[0], job[1], job[2], layout), chunks):
         pass
-    return images
+    return block
+
+
+def _space(out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """The beginning of ``out`` where it fits, new memory otherwise."""
+    if out is not None and out.dtype == dtype and out.shape[1:] == shape[1:] and len(out) >= shape[0] and out.flags.c_contiguous:
+        return out[: shape[0]]
+    return np.empty(shape, dtype)
 
 
 def _decode_into(image: np.ndarray, index: int, raw: tuple[int, bytes], layout: ChunkLayout) -> None:
     unfiltered, chunk = raw
     try:
-        image[...] = np.frombuffer(chunk, layout.dtype).reshape(layout.shape) if unfiltered else decode(chunk, layout)
+        if unfiltered:
+            image[...] = np.frombuffer(chunk, layout.dtype).reshape(layout.shape)
+        else:
+            decode(chunk, layout, image)
     except ValueError as error:
         raise ValueError(f"image {index}: {error}") from error
 

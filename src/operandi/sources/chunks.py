@@ -1,15 +1,19 @@
 """Bitshuffle-LZ4 chunks of HDF5, read as bytes and decoded outside HDF5, which has one lock for the whole process."""
 
-import struct
+import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
-import bitshuffle
 import h5py
+import hdf5plugin
 import numpy as np
+from numba import njit
 
 _BITSHUFFLE, _LZ4 = 32008, 2
-_HEADER = struct.Struct(">QI")
-_LENGTH = struct.Struct(">I")
+_HEADER = 12
+"""Bytes before the blocks: number of bytes decoded (8) and bytes in a block (4), big-endian."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +28,7 @@ class ChunkLayout:
 def bitshuffle_layout(dataset: h5py.Dataset) -> ChunkLayout | None:
     """The layout where each chunk holds one whole image, compressed by bitshuffle-LZ4 and nothing else; None otherwise."""
     creation = dataset.id.get_create_plist()
-    if dataset.chunks is None or creation.get_nfilters() != 1 or dataset.is_virtual:
+    if dataset.chunks is None or creation.get_nfilters() != 1 or dataset.is_virtual or _decoder() is None:
         return None
     code, _, options, _ = creation.get_filter(0)
     image = tuple(dataset.shape[1:])
@@ -33,36 +37,53 @@ def bitshuffle_layout(dataset: h5py.Dataset) -> ChunkLayout | None:
     return ChunkLayout(image, dataset.dtype)
 
 
-def decode(chunk: bytes, layout: ChunkLayout) -> np.ndarray:
-    """One image from its chunk.
+def decode(chunk: bytes, layout: ChunkLayout, image: np.ndarray) -> None:
+    """Decode a chunk into ``image``, C-contiguous, of the layout's shape and dtype; other threads go on meanwhile.
 
     Raises
     ------
     ValueError
         Where the chunk is cut or corrupted.
     """
-    data = np.frombuffer(chunk, np.uint8)
-    n_values = int(np.prod(layout.shape))
-    if len(chunk) < _HEADER.size:
+    decoder = _decoder()
+    if decoder is None:
+        raise ValueError("hdf5plugin has no bitshuffle")
+    item, n_values = layout.dtype.itemsize, image.size
+    if len(chunk) < _HEADER:
         raise ValueError(f"chunk of {len(chunk)} bytes has no header")
-    n_bytes, block_bytes = _HEADER.unpack_from(chunk)
-    block, rest = divmod(block_bytes, layout.dtype.itemsize)
-    if n_bytes != n_values * layout.dtype.itemsize or rest or block % 8 or (block == 0 and n_values):
+    n_bytes, block_bytes = int.from_bytes(chunk[:8], "big"), int.from_bytes(chunk[8:_HEADER], "big")
+    block, rest = divmod(block_bytes, item)
+    if n_bytes != n_values * item or rest or block == 0 or block % 8:
         raise ValueError(f"chunk says that it holds {n_bytes} bytes in blocks of {block_bytes}")
-    _check_lengths(chunk, n_values, block, layout.dtype.itemsize)
-    try:
-        return bitshuffle.decompress_lz4(data[_HEADER.size :], layout.shape, layout.dtype, block)
-    except RuntimeError as error:
-        raise ValueError(f"chunk does not decompress: {error}") from error
+    data = np.frombuffer(chunk, np.uint8)[_HEADER:]
+    expected = _length_by_blocks(data, n_values // block + (n_values % block >= 8), n_values % 8 * item)
+    if expected != data.size:
+        raise ValueError(f"chunk has {data.size} bytes of data, its blocks say {expected}")
+    if decoder(data.ctypes.data, image.ctypes.data, n_values, item, block) != data.size:
+        raise ValueError("chunk does not decompress")
 
 
-def _check_lengths(chunk: bytes, n_values: int, block: int, item: int) -> None:
-    """Follow the lengths of the compressed blocks: the decoder trusts them and would read past the end."""
-    position, end = _HEADER.size, len(chunk)
-    whole, rest = divmod(n_values, block)
-    for _ in range(whole + (rest >= 8)):
-        if position + 4 > end:
-            raise ValueError("chunk is cut")
-        position += 4 + _LENGTH.unpack_from(chunk, position)[0]
-    if position + (n_values % 8) * item != end:
-        raise ValueError(f"chunk has {end} bytes, its blocks say {position + (n_values % 8) * item}")
+@njit(cache=True, nogil=True)
+def _length_by_blocks(data, n_blocks, tail):
+    """Bytes that the blocks say they have; -1 where they reach beyond the end, as the decoder trusts them and would follow."""
+    position = 0
+    for _ in range(n_blocks):
+        if position + 4 > data.size:
+            return -1
+        length = 0
+        for k in range(4):
+            length = length * 256 + np.int64(data[position + k])
+        position += 4 + length
+    return position + tail
+
+
+@cache
+def _decoder() -> Callable[[int, int, int, int, int], int] | None:
+    """``bshuf_decompress_lz4(in, out, values, bytes of a value, values in a block)`` of hdf5plugin's library; None where it is hidden."""
+    for path in Path(hdf5plugin.PLUGIN_PATH).glob("*h5bshuf*"):
+        function = getattr(ctypes.CDLL(str(path)), "bshuf_decompress_lz4", None)
+        if function is not None:
+            function.restype = ctypes.c_int64
+            function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_size_t]
+            return function
+    return None
