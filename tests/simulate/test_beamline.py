@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -17,6 +18,7 @@ from operandi.errors import ShapeError
 from operandi.experiment import Experiment
 from operandi.simulate.beamline import demo_file, rehearse
 from operandi.simulate.phantom import jelly_roll
+from operandi.simulate.potentiostat import recorded_curve
 
 PONI = """poni_version: 2
 Detector: Detector
@@ -181,6 +183,16 @@ def test_an_operator_who_interrupts_leaves_a_run_closed_as_aborted(tmp_path):
     assert documents[-1][1]["exit_status"] == "abort"
     datums = [d for n, d in documents if n == "stream_datum"]
     assert max(d["seq_nums"]["stop"] for d in datums) < 43
+
+
+def test_a_recorded_discharge_empties_the_cell(tmp_path):
+    elapsed = np.linspace(0, 42, 5)
+    echem = recorded_curve(elapsed, -elapsed / 42 * 10, np.linspace(4.1, 2.8, 5), np.full(5, -857.0))
+    scan = {"rotations_per_set": 1, "window_sets": 1}
+    done = rehearse(small_experiment(tmp_path, **scan, sets=2), folder=tmp_path / "raw", echem=replace(echem, elapsed_s=elapsed / 3))
+    with h5py.File(done.truth_file) as file:
+        lic6 = list(file["phases"].asstr()[()]).index("LiC6")
+        assert file["in_layer"][0, lic6] > 0.1 > file["in_layer"][1, lic6]
 
 
 def test_a_cell_for_another_scan_is_refused(tmp_path):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared import shared_file
 
@@ -16,6 +16,7 @@ def phase(charge_mah: float, name: str) -> np.ndarray:
     return phase_maps(CELL, charge_mah)[PHASES.index(name)]
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.floats(-5, 40))
 def test_fractions_lie_between_zero_and_one_and_add_up_to_at_most_one(charge_mah):
     maps = phase_maps(CELL, charge_mah)
@@ -23,6 +24,7 @@ def test_fractions_lie_between_zero_and_one_and_add_up_to_at_most_one(charge_mah
     assert maps.sum(axis=0).max() <= 1 + 1e-6
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.floats(0, CAPACITY_MAH), st.floats(0, CAPACITY_MAH))
 def test_charging_never_makes_graphite_or_lithiated_oxide(a, b):
     low, high = min(a, b), max(a, b)

@@ -97,8 +97,8 @@ def rehearse(
     """Measure a simulated cell exactly as ``experiment`` says.
 
     Images and positions are written below ``folder``, with ``truth.h5`` beside them, and the potentiostat's log where
-    the experiment expects it. ``subscribers`` receive every document of the RunEngine. ``speed`` is virtual seconds for
-    each real one (None: as fast as possible); the virtual clock starts at ``first_image_s`` (None: now), and does not
+    the experiment expects it. With ``echem`` the cell is empty at its least charge and full at its greatest.
+    ``subscribers`` receive every document of the RunEngine. ``speed`` is virtual seconds for each real one (None: as fast as possible); the virtual clock starts at ``first_image_s`` (None: now), and does not
     change the images. ``on_image`` is called with the images written and planned.
 
     Raises
@@ -120,7 +120,7 @@ def rehearse(
     curve = paper_curve(schedule.duration_s) if echem is None else echem
     cell = _checked(cell, schedule) if cell is not None else fit_cell(schedule)
     if echem is not None:
-        cell = replace(cell, capacity_mah=max(float(np.max(curve.charge_mah)), 1e-9))
+        cell = replace(cell, capacity_mah=max(float(np.ptp(curve.charge_mah)), 1e-9), empty_mah=float(curve.charge_mah.min()))
     exposures = Exposures(schedule, cell, curve, response(experiment), start_s, seed)
     log = _start_log(experiment, schedule, curve, start_s)
     folder = Path(folder).absolute()

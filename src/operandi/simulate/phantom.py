@@ -59,7 +59,7 @@ class Cell:
 
     ``host``, ``region`` (int8) and ``lag`` (float32) have shape (n, n); ``pitch_mm`` is the grid's. Row index grows
     with y, column index with x; the centre of point i is (i - (n - 1)/2)·pitch. ``lag`` in (-0.5, 0.5): positive where
-    the reaction is ahead.
+    the reaction is ahead. The cell is empty at a charge of ``empty_mah``, and full ``capacity_mah`` later.
     """
 
     host: np.ndarray
@@ -67,6 +67,11 @@ class Cell:
     lag: np.ndarray
     pitch_mm: float
     capacity_mah: float = CAPACITY_MAH
+    empty_mah: float = 0.0
+
+    def state(self, charge_mah: np.ndarray) -> np.ndarray:
+        """State of charge, 0 empty … 1 full, at a charge in mAh; beyond its ends the cell stays as it is there."""
+        return (np.asarray(charge_mah, float) - self.empty_mah) / self.capacity_mah
 
 
 def grid_mm(n: int, pitch_mm: float) -> np.ndarray:
@@ -181,7 +186,7 @@ def _hosts_by_grey(grey: np.ndarray, contrast: np.ndarray, relative_radius: np.n
 
 def species_maps(cell: Cell, charge_mah: float) -> np.ndarray:
     """Volume fraction (species, y, x) of everything that scatters, at one charge; species as in ``SPECIES``."""
-    return map_species(cell.host, cell.region, cell.lag, charge_mah / cell.capacity_mah)
+    return map_species(cell.host, cell.region, cell.lag, float(cell.state(np.asarray(charge_mah))))
 
 
 def phase_maps(cell: Cell, charge_mah: float) -> np.ndarray:

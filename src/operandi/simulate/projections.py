@@ -33,7 +33,7 @@ def line_integrals(cell: Cell, rotation_deg: float, offsets_mm: np.ndarray, char
     angle = np.deg2rad(rotation_deg)
     width = float(offsets_mm[-1] - offsets_mm[0]) / (offsets_mm.size - 1)
     out = np.zeros((offsets_mm.size, len(SPECIES)))
-    states = np.asarray(charge_mah, float) / cell.capacity_mah
+    states = cell.state(charge_mah)
     project(cell.host, cell.region, cell.lag, cell.pitch_mm, np.cos(angle), np.sin(angle), float(offsets_mm[0]), width, states, out)
     return out
 
