@@ -98,8 +98,9 @@ def rehearse(
 
     Images and positions are written below ``folder``, with ``truth.h5`` beside them, and the potentiostat's log where
     the experiment expects it. With ``echem`` the cell is empty at its least charge and full at its greatest.
-    ``subscribers`` receive every document of the RunEngine. ``speed`` is virtual seconds for each real one (None: as fast as possible); the virtual clock starts at ``first_image_s`` (None: now), and does not
-    change the images. ``on_image`` is called with the images written and planned.
+    ``subscribers`` receive every document of the RunEngine. ``speed`` is virtual seconds for each real one (None: as
+    fast as possible); the virtual clock starts at ``first_image_s`` (None: now), and does not change the images.
+    ``on_image`` is called with the images written and planned.
 
     Raises
     ------
