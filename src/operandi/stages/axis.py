@@ -56,7 +56,7 @@ def locate_axis(sinogram: np.ndarray, rotation_deg: np.ndarray, translation_mm: 
     Raises
     ------
     ShapeError
-        If there are fewer than 4 usable projections at 4 angles or 8 translations, or there is no signal.
+        If there are fewer than 4 usable projections at 4 angles (modulo 180°) or 8 translations, or there is no signal.
     """
     profiles, theta, first, pitch = _profiles(sinogram, rotation_deg, translation_mm)
     n_angles, n_samples = profiles.shape
@@ -80,6 +80,10 @@ def _least(cost: Callable[[float], float], best: float) -> float:
     return float(found.x)
 
 
+def _rim(n_samples: int) -> np.ndarray:
+    return np.r_[:_RIM_POINTS, n_samples - _RIM_POINTS : n_samples]
+
+
 def _profiles(sinogram, rotation_deg, translation_mm):
     """Air-free channel sums of the usable projections (float64), angles in radians, first translation and pitch."""
     values = np.asarray(sinogram, np.float32)
@@ -88,15 +92,15 @@ def _profiles(sinogram, rotation_deg, translation_mm):
     if values.ndim != 3 or values.shape[:2] != (rotation.size, translation.size):
         raise ShapeError(f"sinogram of shape {values.shape} does not fit {rotation.size} rotations and {translation.size} translations")
     usable = usable_projections(values) & np.isfinite(rotation)
-    distinct = np.unique(np.round(rotation[usable], 6)).size
+    distinct = np.unique(np.round(np.mod(rotation[usable], 180), 6)).size
     if usable.sum() < 4 or distinct < 4 or translation.size < 8:
         raise ShapeError(
-            "the axis needs at least 4 usable projections at 4 angles with 8 translations; "
+            "the axis needs at least 4 usable projections at 4 angles, opposite ones being the same, with 8 translations; "
             f"there are {usable.sum()} at {distinct} with {translation.size}"
         )
     filled, lost = fill_gaps(np.ascontiguousarray(values[usable]))
     profiles = filled[:, :, ~lost].sum(axis=2, dtype=np.float64)
-    profiles -= profiles[:, np.r_[:_RIM_POINTS, -_RIM_POINTS:0]].mean()
+    profiles -= profiles[:, _rim(translation.size)].mean()
     if not profiles.any():
         raise ShapeError("the sinogram has no signal above air, or no channel that every projection measures: the axis cannot be found")
     pitch = (translation[-1] - translation[0]) / (translation.size - 1)
@@ -168,7 +172,7 @@ def _weights(profiles: np.ndarray, bases: list[_AngularBases], axis: float) -> n
 
 def _uncertainty(profiles: np.ndarray, bases: list[_AngularBases], axis: float) -> float:
     """Standard deviation of the axis in samples: the larger of that for uniform noise and that for noise as scattered among the
-    projections (sandwich estimator)."""
+    projections (sandwich estimator); and what the uncertainty of air adds."""
     weights = _weights(profiles, bases, axis)
     slopes, noise = _slopes(profiles, bases, axis)
     scatter, variance = _noise(profiles, bases, axis)
@@ -176,4 +180,7 @@ def _uncertainty(profiles: np.ndarray, bases: list[_AngularBases], axis: float) 
     information = np.sum(weights * np.maximum(energy - noise, 0.1 * energy))
     uniform = np.sum(weights**2 * variance * energy)
     scattered = np.sum(np.sum(weights * scatter * slopes, axis=1) ** 2)
-    return float(np.sqrt(max(uniform, scattered)) / information)
+    rim = profiles[:, _rim(profiles.shape[1])]
+    per_air = _moments(np.ones_like(profiles), len(bases), axis)
+    from_air = np.sum(weights * slopes * per_air) * np.std(rim) / np.sqrt(rim.size)
+    return float(np.sqrt(max(uniform, scattered) + from_air**2) / information)

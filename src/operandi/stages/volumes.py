@@ -191,6 +191,11 @@ def _prepare(sinogram, rotation_deg, translation_mm, axis_mm, weights) -> _Prepa
     return _Prepared(filled, rotation[usable], angular, (axis_mm - translation[0]) / pitch, pitch, lost)
 
 
+def warm_up() -> None:
+    """Compile what `partial_volume` and `partial_variance` run, or load it from the cache: seconds, once."""
+    partial_variance(np.ones((4, 8, 1), np.float32), np.arange(4) * 45.0, np.arange(8.0), 3.5)
+
+
 def _project_back(prepared: _Prepared, filter_name: str, *, variance: bool) -> np.ndarray:
     n = prepared.projections.shape[1]
     taps, cross = filter_taps(filter_name, n, prepared.pitch_mm), None
