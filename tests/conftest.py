@@ -3,8 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from operandi.client import Catalog
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +28,12 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder, storage = tmp_path_factory.mktemp("server"), tmp_path_factory.mktemp("storage")
     with start_server(folder, [storage, tmp_path_factory.getbasetemp()]) as server:
         yield Service(server.uri, server.api_key, storage)
+
+
+@pytest.fixture(scope="session")
+def catalog(service: Service) -> Iterator["Catalog"]:
+    """The server as any client sees it."""
+    from operandi import client
+
+    with client.open(service.uri) as catalog:
+        yield catalog

@@ -114,6 +114,16 @@ class Catalog:
             raise NotPublishedError(f"{self.client.uri}: no result is published yet")
         return self.results[results[-1]]
 
+    def close(self) -> None:
+        """Close the connections; also at the end of a ``with`` statement."""
+        self.client.context.http_client.close()
+
+    def __enter__(self) -> Catalog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def __repr__(self) -> str:
         return f"<operandi Catalog {self.client.uri}: {len(self.results)} results>"
 

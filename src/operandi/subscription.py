@@ -4,7 +4,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pandas as pd
@@ -12,6 +11,7 @@ from tiled.client.container import Container
 from tiled.client.stream import TableSubscription
 from websockets.exceptions import WebSocketException
 
+from . import tasks
 from .errors import NotPublishedError
 from .nodes import STEPS
 
@@ -43,9 +43,8 @@ class Subscription:
         self._on_message = self._note  # Tiled holds callbacks weakly
         self._stream.new_data.add_callback(self._on_message)
         self._listener = threading.Thread(target=self._listen, name="steps-stream", daemon=True)
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="steps")
         self._listener.start()
-        self._work: Future[None] = self._executor.submit(self._follow)
+        self._work = tasks.start(self._follow, "steps")
 
     def _listen(self) -> None:
         """Tiled's own ``start_in_thread`` never returns where the handshake is refused; in this thread it may."""
@@ -86,7 +85,6 @@ class Subscription:
         self._stopping.set()
         self._wake.set()
         self._stream.disconnect(wait=False)
-        self._executor.shutdown(wait=True)
         self._work.result()
 
     def __enter__(self) -> "Subscription":

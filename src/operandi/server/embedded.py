@@ -12,6 +12,7 @@ import secrets
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,12 +84,14 @@ def prepare(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet_alembic() -> Iterator[None]:
-    """Keep alembic's configuration of logging out of ours: it replaces the root logger's handlers and level."""
+    """Keep alembic to itself: it replaces the handlers of logging, and Tiled 0.2.20 gives it a setting that it deprecates."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     disabled = {name: logger.disabled for name, logger in logging.root.manager.loggerDict.items() if isinstance(logger, logging.Logger)}
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)

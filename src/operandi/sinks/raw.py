@@ -3,9 +3,10 @@
 import copy
 import random
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from typing import Any, cast
 
 import httpx
 from bluesky_tiled_plugins import TiledWriter
@@ -14,6 +15,7 @@ from tiled.client.base import BaseClient
 from tiled.client.container import Container
 from tiled.structures.core import Spec
 
+from .. import tasks
 from ..errors import PublishError
 from ..nodes import RAW
 from .wire import AWAY_STATUS, ServerAwayError, Wire
@@ -45,7 +47,8 @@ class RawPublisher:
         self._target, self._api_key, self._batch = target, api_key, batch
         self.retries = 0
         self._stopping = threading.Event()
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="raw")
+        self._one_at_a_time = threading.Lock()
+        self._work: list[Future[bool]] = []
 
     def publish(self, uid: str, documents: Documents) -> Future[bool]:
         """Have run ``uid`` published; ``documents(stop)`` gives all of it from the start document on, until ``stop`` is set.
@@ -53,12 +56,13 @@ class RawPublisher:
         The future is True when the run is on the server, False when it was stopped before; it holds PublishError where the
         server refused, and whatever else went wrong with the documents.
         """
-        return self._executor.submit(self._publish, uid, documents)
+        self._work.append(tasks.start(lambda: self._publish(uid, documents), f"raw:{uid}"))
+        return self._work[-1]
 
     def stop(self) -> None:
         """Stop; a run that is not complete is written anew the next time."""
         self._stopping.set()
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        wait(self._work)
 
     def __enter__(self) -> "RawPublisher":
         return self
@@ -70,46 +74,50 @@ class RawPublisher:
         attempt = 0
         while not self._stopping.is_set():
             try:
-                return self._attempt(uid, documents)
+                with self._one_at_a_time:
+                    return self._attempt(uid, documents)
             except (ServerAwayError, httpx.HTTPError) as error:
                 if isinstance(error, httpx.HTTPStatusError) and not _away(error.response.status_code):
                     raise PublishError(
                         f"raw run {uid}: the Tiled server refused: {error}; give an API key that may write and register"
                     ) from error
                 attempt, self.retries = attempt + 1, self.retries + 1
-                wait = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(attempt, 20))
-                self._stopping.wait(wait * random.uniform(0.5, 1.0))
+                longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(attempt, 20))
+                self._stopping.wait(longest * random.uniform(0.5, 1.0))
         return False
 
     def _attempt(self, uid: str, documents: Documents) -> bool:
-        runs = self._runs()
-        if uid in runs:
-            if "stop" in runs[uid].metadata:
-                return True
-            runs.delete_contents(uid, recursive=True, external_only=False)  # ours alone: what is external stays where it is
-        writer = TiledWriter(runs, batch_size=self._batch)
-        complete = False
-        for name, doc in documents(self._stopping):
-            if self._stopping.is_set():
-                return False
-            writer(name, copy.deepcopy(dict(doc)))  # the writer changes what it is given
-            complete = name == "stop"
-        return complete
+        with self._runs() as runs:
+            if uid in runs:
+                if "stop" in runs[uid].metadata:
+                    return True
+                runs.delete_contents(uid, recursive=True, external_only=False)  # ours alone: what is external stays where it is
+            writer = TiledWriter(runs, batch_size=self._batch)
+            complete = False
+            for name, doc in documents(self._stopping):
+                if self._stopping.is_set():
+                    return False
+                writer(name, copy.deepcopy(dict(doc)))  # the writer changes what it is given
+                complete = name == "stop"
+            return complete
 
-    def _runs(self) -> Container:
+    @contextmanager
+    def _runs(self) -> Iterator[Container]:
         """The container of raw runs."""
         wire = Wire(self._target, api_key=self._api_key)
         try:
             wire.describe(())  # tells at once where the server is away; the Tiled client would try for 45 s
         finally:
             wire.close()
-        root = from_uri(self._target, api_key=self._api_key) if isinstance(self._target, str) else self._target
-        assert isinstance(root, Container)
-        if RAW not in root:
-            root.create_container(RAW, specs=[Spec("CatalogOfBlueskyRuns", version="3.0")])
-        runs = root[RAW]
-        assert isinstance(runs, Container)
-        return runs
+        ours = isinstance(self._target, str)
+        root = cast(Container, from_uri(self._target, api_key=self._api_key) if isinstance(self._target, str) else self._target)
+        try:
+            if RAW not in root:
+                root.create_container(RAW, specs=[Spec("CatalogOfBlueskyRuns", version="3.0")])
+            yield cast(Container, root[RAW])
+        finally:
+            if ours:
+                root.context.http_client.close()
 
 
 def _away(status: int) -> bool:

@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ import pyarrow as pa
 from tiled.client.base import BaseClient
 from tiled.utils import safe_json_dump
 
+from .. import tasks
 from ..errors import PublishError, ShapeError
 from ..nodes import PROCESSED, RESULT_SPEC, STEPS, Array, Block, Closed, Container, NodePath, Product, Rows, Table
 from .arrays import ArrayStore
 from .spool import Operation, Spool
 from .wire import Layout, ServerAwayError, ServerFaultError, Wire, schema
 
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 15.0
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 5.0
 FAULTS_BEFORE_GIVING_UP = 10
 
 
@@ -150,8 +151,7 @@ class _Publication:
         self._registered: dict[NodePath, _Registered] = {}
         self._highest: dict[NodePath, Any] = {}
         self._stopping = threading.Event()
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"publish:{key}")
-        self._work: Future[None] = self._executor.submit(self._carry_out_all)
+        self._work = tasks.start(self._carry_out_all, f"publish:{key}")
 
     # The caller's side ----------------------------------------------------------------------------------------------
 
@@ -250,7 +250,7 @@ class _Publication:
             return self.drain(timeout_s)
         finally:
             self._stopping.set()
-            self._executor.shutdown(wait=True)
+            wait([self._work])
             self._spool.close()
             self._wire.close()
 
@@ -277,8 +277,8 @@ class _Publication:
                         f"result {self.key}: the server failed {faults} times at the same operation; see its log, then start the worker "
                         f"again; {self.backlog} operations wait in {self._spool.file}; it said: {error}"
                     ) from error
-                wait = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(failures, 20))
-                self._stopping.wait(wait * random.uniform(0.5, 1.0))
+                longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(failures, 20))
+                self._stopping.wait(longest * random.uniform(0.5, 1.0))
             else:
                 failures = faults = 0
                 self._spool.done()
