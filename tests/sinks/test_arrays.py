@@ -72,3 +72,10 @@ def test_a_block_that_does_not_fit_is_refused(tmp_path):
 def test_no_path_leads_out_of_the_folder(tmp_path, key):
     with pytest.raises(ShapeError, match="cannot be the key"):
         ArrayStore(tmp_path).location(("maps", key))
+
+
+def test_an_empty_group_that_a_server_made_of_a_missing_array_is_replaced(tmp_path):
+    zarr.open(tmp_path / "maps" / "intensity")
+    store = ArrayStore(tmp_path)
+    store.create(MAPS)
+    assert store.write(Block(MAPS.path, (0, 0, 0), frame(0))) == (1, 5, 4)

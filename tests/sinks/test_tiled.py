@@ -231,6 +231,15 @@ def test_an_array_of_another_storage_is_refused(service, tmp_path, reference):
         sink.close()
 
 
+def test_a_storage_that_no_uri_can_name_is_refused(service, tmp_path):
+    sink = TiledSink(service.uri, api_key=service.api_key, storage=tmp_path / "what?", state=tmp_path / "state")
+    sink.open("unnameable", {})
+    for product in (*tree(), *frame(0)):
+        sink.apply(product)
+    with pytest.raises(PublishError, match="choose another storage folder"):
+        sink.close(30)
+
+
 def test_products_that_do_not_fit_are_refused_at_the_door(service, tmp_path):
     with sink_to(service.uri, service, tmp_path) as sink:
         with pytest.raises(PublishError, match="call open"):
@@ -251,7 +260,7 @@ def test_products_that_do_not_fit_are_refused_at_the_door(service, tmp_path):
 
 
 def test_a_table_of_thousands_of_rows_that_begins_without_values_comes_back(service, catalog, tmp_path):
-    """ADBC guesses the types of a SQLite column from its first rows; NaN is stored as NULL."""
+    """The reason for DuckDB: ADBC guesses the type of a SQLite column from its first rows, and NaN is stored there as NULL."""
     times = np.arange(3000, dtype=np.float64)
     voltage = np.where(times < 2500, np.nan, times / 1000)
     products = [Table(("echem",), {"time": "float64", "voltage": "float64"}, "time")]

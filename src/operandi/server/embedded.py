@@ -1,4 +1,4 @@
-"""A Tiled server in one folder: SQLite catalog, files, tables, streaming; for one beamline, a demonstration, tests.
+"""A Tiled server in one folder: SQLite catalog, DuckDB tables, files, streaming; for one beamline, a demonstration, tests.
 
 The same configuration, for ``tiled serve config``, is ``tiled_config/embedded.yml``; a facility's server, with
 PostgreSQL and Redis, is ``tiled_config/production.yml``.
@@ -17,7 +17,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import httpx
 import uvicorn
@@ -27,7 +26,8 @@ from tiled.catalog.alembic_constants import ALEMBIC_DIR, ALEMBIC_INI_TEMPLATE_PA
 from tiled.catalog.core import ALL_REVISIONS, REQUIRED_REVISION, initialize_database
 from tiled.server.app import build_app_from_config
 from tiled.server.logging_config import LOGGING_CONFIG
-from tiled.utils import ensure_specified_sql_driver
+from tiled.server.settings import get_settings
+from tiled.utils import ensure_specified_sql_driver, ensure_uri
 
 from ..errors import PublishError
 
@@ -41,14 +41,15 @@ def embedded_config(
     """Tiled configuration of a server that keeps everything below ``folder``.
 
     ``readable`` are further folders whose files it may serve: the arrays that the worker writes, the detector's images.
-    ``public`` lets anyone who reaches the port read; writing always takes ``api_key``.
+    ``public`` lets anyone who reaches the port read; writing always takes ``api_key``. Tables lie in DuckDB: from SQLite,
+    Tiled 0.2.20 cannot read a column that begins with more than 1024 missing values.
     """
     folder = Path(folder).resolve()
     return {
         "catalog": {
             "uri": f"sqlite:///{folder}/catalog.db",
-            "writable_storage": [f"file://localhost{quote(str(folder))}/files", f"sqlite:///{folder}/tables.db"],
-            "readable_storage": [f"file://localhost{quote(str(Path(path).resolve()))}" for path in readable],
+            "writable_storage": [ensure_uri(folder / "files"), f"duckdb:///{folder}/tables.duckdb"],
+            "readable_storage": [ensure_uri(Path(path).resolve()) for path in readable],
         },
         "authentication": {"single_user_api_key": api_key, "allow_anonymous_access": public},
         "streaming_cache": {"uri": "memory"},
@@ -195,6 +196,7 @@ def start_server(
     port = port or _free_port(host)
     prepare(folder)
     config = embedded_config(folder, readable, api_key=key, public=public, host=host, port=port)
+    get_settings.cache_clear()  # Tiled 0.2.20 keeps one Settings a process: a second server would change the key of the first
     app = build_app_from_config(copy.deepcopy(config))
     server = _Uvicorn(
         uvicorn.Config(app, log_config=_log_config(folder / LOG), loop="asyncio", timeout_graceful_shutdown=2, **config["uvicorn"])

@@ -3,6 +3,7 @@
 Everything here is idempotent: a block always lands at the same offset, and a metadata file is replaced as a whole.
 """
 
+import json
 import os
 from itertools import product
 from pathlib import Path
@@ -54,7 +55,7 @@ class ArrayStore:
                 f"array {'/'.join(array.path)}: dims {array.dims}, shape {array.shape}, chunks {array.chunks} differ in length"
             )
         place = self.location(array.path)
-        if (place / "zarr.json").exists():
+        if _is_array(place):
             self._open[array.path] = self._accept(array, zarr.open_array(place, mode="r+"))
             return
         self._open[array.path] = zarr.create_array(
@@ -64,6 +65,7 @@ class ArrayStore:
             dtype=np.dtype(array.dtype),
             fill_value=_fill(array),
             compressors=COMPRESSOR,
+            overwrite=True,
             dimension_names=array.dims,
         )
         self._unsynced.add(place / "zarr.json")
@@ -120,10 +122,16 @@ class ArrayStore:
     def _array(self, path: NodePath) -> zarr.Array:
         if path not in self._open:
             place = self.location(path)
-            if not (place / "zarr.json").exists():
+            if not _is_array(place):
                 raise ShapeError(f"array {'/'.join(path)} was not declared: send nodes.Array before its blocks")
             self._open[path] = zarr.open_array(place, mode="r+")
         return self._open[path]
+
+
+def _is_array(place: Path) -> bool:
+    """Whether a zarr array is there. Tiled 0.2.20 makes an empty group where it is asked for an array whose folder is gone."""
+    file = place / "zarr.json"
+    return file.exists() and json.loads(file.read_bytes())["node_type"] == "array"
 
 
 def _fill(array: Array) -> float | int:

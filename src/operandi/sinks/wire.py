@@ -19,7 +19,7 @@ from tiled.client.base import BaseClient
 from tiled.structures.array import ArrayStructure, BuiltinDtype
 from tiled.structures.data_source import Asset, DataSource, Management
 from tiled.structures.table import TableStructure
-from tiled.utils import safe_json_dump
+from tiled.utils import ensure_uri, path_from_uri, safe_json_dump
 
 from ..errors import PublishError
 
@@ -158,9 +158,13 @@ class Wire:
         Raises
         ------
         PublishError
-            Another array, or one of another dtype, is registered there.
+            Another array, or one of another dtype, is registered there; or a URI cannot name the location.
         """
-        asset = Asset(data_uri=f"file://localhost{quote(str(location))}", is_directory=True, parameter="data_uri", num=0)
+        if path_from_uri(ensure_uri(location)) != location:  # Tiled 0.2.20 neither quotes nor unquotes
+            raise PublishError(
+                f"{location} holds one of the characters ? # ; which no URI of Tiled can carry: choose another storage folder"
+            )
+        asset = Asset(data_uri=ensure_uri(location), is_directory=True, parameter="data_uri", num=0)
         source = DataSource(
             structure_family="array",  # pyright: ignore[reportArgumentType]
             structure=layout.structure(shape),
