@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,8 +18,21 @@ from operandi.stages.references import Reference
 
 log = logging.getLogger(__name__)
 
-BLOCK_IMAGES = 64
+LANES = 16
+"""Images that the integration takes side by side: blocks of whole multiples cost least."""
+BLOCK_BYTES = 64 << 20
+MOST_IMAGES = 64
+QUEUED_BLOCKS = 2
+"""Blocks that may wait between reading and processing."""
+BUFFERS = QUEUED_BLOCKS + 3
+"""One more is being filled, one waits for a place in the queue, one is processed."""
 RETRY_S = 0.25
+
+
+def block_images(shape: tuple[int, int]) -> int:
+    """How many images of ``shape`` are read and processed at once."""
+    fitting = BLOCK_BYTES // (4 * shape[0] * shape[1]) // LANES * LANES
+    return min(max(fitting, LANES), MOST_IMAGES)
 
 
 class Intake:
@@ -32,12 +46,16 @@ class Intake:
         (rows, columns) that every image must have; others are refused.
     patience_s
         How long a file may lag behind the document that announces it (a network share); 0 in replay.
+
+    The images of an event lie in memory that is used again: they are valid until ``QUEUED_BLOCKS`` + 2 further events were drawn.
     """
 
     def __init__(self, scan: Scan, shape: tuple[int, int], *, patience_s: float = 0.0) -> None:
         self._shape, self._patience_s = shape, patience_s
         self._admission = documents.Admission.of(scan)
         self._reader = AssetReader()
+        self._block_images = block_images(shape)
+        self._buffers: deque[np.ndarray | None] = deque([None] * BUFFERS)
 
     def close(self) -> None:
         """Close the files."""
@@ -48,8 +66,8 @@ class Intake:
         for outcome in self._admission.admit(name, doc):
             match outcome:
                 case documents.Exposures():
-                    for first in range(0, len(outcome), BLOCK_IMAGES):
-                        yield from self._read(part(outcome, first, first + BLOCK_IMAGES))
+                    for first in range(0, len(outcome), self._block_images):
+                        yield from self._read(part(outcome, first, first + self._block_images))
                 case documents.Refused(seq_num=None):
                     yield Refusal(None, outcome.reason)
                 case documents.Refused():
@@ -103,17 +121,26 @@ class Intake:
         deadline = time.monotonic() + patience_s
         while True:
             try:
-                return np.concatenate([self._load(reference) for reference in block.references[role]])
+                references = block.references[role]
+                return self._load_images(references) if role == "image" else np.concatenate([self._load(r) for r in references])
             except AssetError:
                 if time.monotonic() >= deadline:
                     raise
                 time.sleep(RETRY_S)
 
-    def _load(self, reference: Reference) -> np.ndarray:
-        if reference.template is None:
-            return self._reader.read_block(path_of(reference.uri), reference.dataset or None, reference.start, reference.stop)
-        files = [path_of(reference.uri + reference.template.format(n)) for n in range(reference.start, reference.stop)]
-        return np.concatenate([self._reader.read_block(path, None) for path in files])
+    def _load(self, reference: Reference, out: np.ndarray | None = None) -> np.ndarray:
+        parts = [self._reader.read_block(path_of(uri), reference.dataset, start, stop, out=out) for uri, start, stop in reference.parts()]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _load_images(self, references: tuple[Reference, ...]) -> np.ndarray:
+        """Images, in one of the buffers that take turns: fresh memory costs more time than decoding."""
+        if len(references) != 1:
+            return np.concatenate([self._load(reference) for reference in references])
+        self._buffers.rotate()
+        images = self._load(references[0], self._buffers[0])
+        if self._buffers[0] is None or not np.shares_memory(images, self._buffers[0]):
+            self._buffers[0] = np.empty((self._block_images, *images.shape[1:]), images.dtype)
+        return images
 
 
 def part(exposures: documents.Exposures, first: int, stop: int) -> documents.Exposures:

@@ -15,7 +15,7 @@ import numpy as np
 from operandi import pipeline, provenance
 from operandi.errors import AssetError, DocumentError, OperandiError
 from operandi.experiment import Experiment
-from operandi.intake import Intake
+from operandi.intake import QUEUED_BLOCKS, Intake
 from operandi.nodes import PROCESSED, Block, Rows
 from operandi.pipeline import Event, Images, LogEnded, LogRows, RunEnded, State
 from operandi.sinks.tiled import TiledSink
@@ -31,7 +31,6 @@ Document = tuple[str, Mapping[str, Any]]
 POLL_S = 0.2
 LOG_POLL_S = 0.5
 PATIENCE_S = 10.0
-QUEUED_BLOCKS = 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,6 +164,7 @@ def replay(
     root: str = PROCESSED,
     on_status: Callable[[Status], None] = _ignore,
     stop: threading.Event | None = None,
+    drain_s: float = DRAIN_S,
 ) -> str:
     """Process a run that is over; the same code, and so the same numbers, as live.
 
@@ -175,6 +176,8 @@ def replay(
         Of one run, from `operandi.sources.replay`.
     root
         Container in which the result goes.
+    drain_s
+        How long to wait for a server that is away; what it has not taken then waits in the spool.
 
     Returns
     -------
@@ -192,5 +195,5 @@ def replay(
         processing = callback.processing
         if processing is None or not processing.finished:
             raise DocumentError("the run has no start or no stop document: it may still be under way; let the worker follow it")
-        sink.drain(DRAIN_S)
+        sink.drain(drain_s)
         return processing.status.key

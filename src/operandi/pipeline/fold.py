@@ -134,17 +134,30 @@ def step(state: State, event: Event) -> tuple[State, list[Product]]:
 def _take(state: State, event: Images) -> list[Product]:
     products: list[Product] = []
     number, _ = scans.set_and_line(state.experiment.scan, event.seq_num)
-    for one in np.unique(number):
-        chosen = np.flatnonzero(number == one)
-        seq_num = event.seq_num[chosen]
-        if one < state.next_set:
-            state.unplaced += [Refusal(int(n), _why_unplaced(state, int(one))) for n in seq_num]
-            continue
-        products += _close_until(state, int(one))
-        positions = Positions(*(getattr(event.positions, f)[chosen] for f in ("rotation", "translation", "monitor", "time")))
-        patterns = state.integrator(event.images[chosen])
-        _buffer(state, int(one)).admit((seq_num - 1) % scans.images_per_set(state.experiment.scan), patterns, positions)
+    for first, stop in _stretches(number):
+        products += _take_of_one_set(state, int(number[first]), _part(event, slice(first, stop)))
     return products
+
+
+def _take_of_one_set(state: State, number: int, event: Images) -> list[Product]:
+    if number < state.next_set:
+        state.unplaced += [Refusal(int(n), _why_unplaced(state, number)) for n in event.seq_num]
+        return []
+    products = _close_until(state, number)
+    index = (event.seq_num - 1) % scans.images_per_set(state.experiment.scan)
+    _buffer(state, number).admit(index, state.integrator(event.images), event.positions)
+    return products
+
+
+def _stretches(number: np.ndarray) -> Iterable[tuple[int, int]]:
+    """``[first, stop)`` of each stretch of equal numbers."""
+    edges = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist(), len(number)]
+    return zip(edges[:-1], edges[1:], strict=True)
+
+
+def _part(event: Images, chosen: slice) -> Images:
+    names = ("rotation", "translation", "monitor", "time")
+    return Images(event.seq_num[chosen], event.images[chosen], Positions(*(getattr(event.positions, name)[chosen] for name in names)))
 
 
 def _refuse(state: State, event: Refusal) -> None:

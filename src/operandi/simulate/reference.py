@@ -1,11 +1,8 @@
 """What each phase scatters: intensity over q from 0.01 to 6 Å⁻¹, for one millimetre of the solid phase.
 
-Positions follow from the cells of SCIENCE's table (d = 2π/q); strengths are plausible relative powder intensities per
-volume. Weak lines that fall into another phase's window are kept on purpose.
-
-NMC is the exception. A cell in use is never as full of lithium as the powder of SCIENCE's table (113 at 4.578 Å⁻¹, on the very
-edge of the paper's window 4.57 – 4.62), nor need it end where the table does. The cells here lie within 0.3 % of that table, with
-113 at 4.589 and 4.651 Å⁻¹, so that the paper's windows hold whole lines, as theirs did.
+Positions follow from the cells in the table of the README's explanation of windows (d = 2π/q); strengths are plausible relative
+powder intensities per volume. Weak lines that fall into another phase's window are kept on purpose, and NMC 113 lies where
+crystallography puts it: lithiated (a 2.868, c 14.22 Å) on the very edge of the paper's window 4.57 – 4.62 Å⁻¹.
 """
 
 from __future__ import annotations
@@ -108,8 +105,8 @@ def scatterers() -> dict[str, Scatterer]:
         "graphite": _graphite(),
         "LiC12": _intercalated(1.779, 4.2878 / np.sqrt(3), 110),
         "LiC6": _intercalated(1.695, 4.305 / np.sqrt(3), 120),
-        "NMC lithiated": _oxide(2.861, 14.25),
-        "NMC delithiated": _oxide(2.815, 14.44),
+        "NMC lithiated": _oxide(2.868, 14.22),
+        "NMC delithiated": _oxide(2.823, 14.44),
         "aluminium": _aluminium(),
         "copper": _copper(),
         "casing": _casing(),

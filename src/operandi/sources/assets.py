@@ -252,19 +252,21 @@ def _decode_into(image: np.ndarray, index: int, raw: tuple[int, bytes], layout: 
 
 
 def _chunk(dataset: h5py.Dataset, index: int) -> tuple[int, bytes]:
-    offset = (index,) + (0,) * (dataset.ndim - 1)
-    if dataset.id.get_chunk_info_by_coord(offset).byte_offset is None:
-        _never_written(index)
-    return dataset.id.read_direct_chunk(offset)
+    try:
+        return dataset.id.read_direct_chunk((index,) + (0,) * (dataset.ndim - 1))
+    except RuntimeError as error:
+        if "not allocated" in str(error):  # get_chunk_info_by_coord would tell before, but walks through all chunks: 4 ms at 30 000
+            _never_written(index)
+        raise
 
 
 def _refuse_unwritten(dataset: h5py.Dataset, start: int, stop: int) -> None:
     """HDF5 reads a chunk that was never written as zeros, which would pass for a measurement."""
     if dataset.chunks is None or dataset.is_virtual or dataset.ndim < 2:
         return
-    for index in range(start, stop):
-        if dataset.id.get_chunk_info_by_coord((index,) + (0,) * (dataset.ndim - 1)).byte_offset is None:
-            _never_written(index)
+    length = dataset.chunks[0]
+    for index in range(start // length * length, stop, length):
+        _chunk(dataset, index)
 
 
 def _never_written(index: int) -> NoReturn:

@@ -27,7 +27,8 @@ def window_weights(q: np.ndarray, windows: Windows, background: Background | Non
     begins and ends. The weights are bin widths within the window, less what the background adds there. Background is estimated from
     two side bands just outside the window, each a third of the window wide and at least 2 bins: ``linear`` is the straight line
     through the means of both; ``constant`` the mean of what there is of both, which needs but one; ``none`` is 0. For two whole bands
-    linear and constant are the same.
+    linear and constant are the same. A band that lies mostly in another of the windows would take that phase's reflection for
+    background: it is not used, and the other band alone gives a constant (NMC lithiated and delithiated touch at 4.62 Å⁻¹).
 
     Parameters
     ----------
@@ -41,8 +42,8 @@ def window_weights(q: np.ndarray, windows: Windows, background: Background | Non
         If q does not increase, or a window or its background reaches beyond q.
     """
     q = np.asarray(q, float)
-    edges = _edges(q)
-    return np.stack([_weights(q, edges, window, background or window.background) for window in as_windows(windows)])
+    edges, windows = _edges(q), as_windows(windows)
+    return np.stack([_weights(q, edges, w, background or w.background, [o for o in windows if o.phase != w.phase]) for w in windows])
 
 
 def _edges(q: np.ndarray) -> np.ndarray:
@@ -62,7 +63,7 @@ def as_windows(windows: Windows) -> tuple[QWindow, ...]:
     return tuple(windows)
 
 
-def _weights(q: np.ndarray, edges: np.ndarray, window: QWindow, background: str) -> np.ndarray:
+def _weights(q: np.ndarray, edges: np.ndarray, window: QWindow, background: str, others: Sequence[QWindow] = ()) -> np.ndarray:
     low, high = window.q_min_inv_angstrom, window.q_max_inv_angstrom
     tolerance = 1e-6 * (edges[-1] - edges[0])
     if low < edges[0] - tolerance or high > edges[-1] + tolerance:
@@ -74,7 +75,11 @@ def _weights(q: np.ndarray, edges: np.ndarray, window: QWindow, background: str)
     if background == "none":
         return inside
     band = max((high - low) * _BAND_SHARE, _BAND_BINS * inside.sum() / np.count_nonzero(inside))
-    sides = [side for side in (_overlap(edges, low - band, low), _overlap(edges, high, high + band)) if side.sum() > 0.5 * band]
+    ranges = [(low - band, low), (high, high + band)]
+    free = [r for r in ranges if sum(_shared(r, other) for other in others) <= 0.5 * band]
+    if len(free) == 1:
+        ranges, background = free, "constant"
+    sides = [side for side in (_overlap(edges, *r) for r in ranges) if side.sum() > 0.5 * band]
     if len(sides) < (2 if background == "linear" else 1):
         raise ShapeError(
             f"window {window.phase!r} ({low:g} to {high:g} Å⁻¹) has no room for its {background} background within the patterns "
@@ -87,6 +92,11 @@ def _weights(q: np.ndarray, edges: np.ndarray, window: QWindow, background: str)
     left, right = (mean @ q for mean in means)
     share = (inside @ q / inside.sum() - left) / (right - left)
     return inside - inside.sum() * ((1 - share) * means[0] + share * means[1])
+
+
+def _shared(band: tuple[float, float], other: QWindow) -> float:
+    """How much of a band another window takes, Å⁻¹."""
+    return max(min(band[1], other.q_max_inv_angstrom) - max(band[0], other.q_min_inv_angstrom), 0.0)
 
 
 def _overlap(edges: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -1,0 +1,206 @@
+"""The spine end to end: a real RunEngine, real files, a real Tiled server."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from beamtimes import IMAGES_PER_SET, SETS, Beamtime, in_background, measure, prepare
+
+from operandi.client import Catalog, Result
+from operandi.client import open as open_catalog
+from operandi.errors import GeometryError
+from operandi.runner import Callback
+from operandi.sinks.tiled import TiledSink
+from operandi.sources import journal, replay as sources
+from operandi.worker import replay, run_worker
+
+IMAGES = SETS * IMAGES_PER_SET
+
+
+@pytest.fixture(scope="module")
+def beamtime(service, tmp_path_factory) -> Beamtime:
+    """A run that was measured while the worker followed it."""
+    prepared = prepare(service.storage / "spine", service.uri)
+    worker = in_background(lambda: run_worker(prepared.experiment, api_key=service.api_key, once=True))
+    measured = measure(prepared)
+    worker.join(120)
+    assert not worker.is_alive()
+    return measured
+
+
+def live_result(catalog: Catalog, beamtime: Beamtime) -> Result:
+    """The result that the worker made while the run was measured."""
+    assert beamtime.rehearsal is not None
+    return next(r for r in map(catalog.results.__getitem__, catalog.results) if r.metadata["run_uid"] == beamtime.rehearsal.uid)
+
+
+def documents(beamtime: Beamtime):
+    assert beamtime.rehearsal is not None
+    return sources.from_journal(beamtime.experiment.publishing.journal, beamtime.rehearsal.uid)
+
+
+def test_a_run_followed_live_gives_all_frames_with_charge_and_full_coverage(catalog, beamtime):
+    steps = live_result(catalog, beamtime).steps
+    assert steps["frame"].tolist() == [0, 1, 2]
+    assert (steps["quality"] == "complete").all()
+    # the built-in curve passes the paper's boundaries, here at sets of equal length; SCIENCE 3, set 0 begins at 0 and set 3 ends at 28.54 mAh
+    assert steps["q_start_mah"].iloc[0] == pytest.approx(0.0, abs=0.01)
+    assert steps["q_end_mah"].iloc[-1] == pytest.approx(28.54, abs=0.01)
+    np.testing.assert_allclose(steps["q_mah"], (steps["q_start_mah"] + steps["q_end_mah"]) / 2)
+
+
+def test_the_ledger_accounts_for_every_exposure(catalog, beamtime):
+    ledger = live_result(catalog, beamtime).ledger
+    assert ledger["seq_num"].tolist() == list(range(1, IMAGES + 1))
+    assert set(ledger["status"]) == {"admitted"}
+
+
+def test_replay_from_the_journal_gives_the_key_and_the_bytes_of_the_live_run(service, catalog, beamtime):
+    live = live_result(catalog, beamtime)
+    key = replay(beamtime.experiment, documents(beamtime), api_key=service.api_key, root="replays-journal")
+    assert key == live.key
+    assert Result(catalog.client["replays-journal", key]).digest() == live.digest()
+
+
+def test_replay_from_tiled_gives_the_key_and_the_bytes_of_the_live_run(service, catalog, beamtime):
+    live = live_result(catalog, beamtime)
+    key = replay(beamtime.experiment, sources.from_tiled(catalog.client, beamtime.rehearsal.uid), api_key=service.api_key, root="replays-tiled")
+    assert key == live.key
+    assert Result(catalog.client["replays-tiled", key]).digest() == live.digest()
+
+
+def test_another_configuration_makes_another_result_beside_the_first(service, catalog, beamtime):
+    live = live_result(catalog, beamtime)
+    other = beamtime.changed("other.yml", reconstruction={"filter": "hann"})
+    key = replay(other, documents(beamtime), api_key=service.api_key)
+    result = catalog.results[key]
+    assert key != live.key
+    assert result.metadata["experiment"]["reconstruction"]["filter"] == "hann"
+    assert result.metadata["run_uid"] == live.metadata["run_uid"]
+    assert np.nanstd(result.maps["intensity"]) < np.nanstd(live.maps["intensity"])
+
+
+def test_the_callback_alone_gives_the_bytes_of_the_worker(service, catalog, beamtime, tmp_path):
+    with TiledSink(service.uri, api_key=service.api_key, storage=service.storage, state=tmp_path, root="callbacks") as sink:
+        callback = Callback(beamtime.experiment, sink)
+        for name, doc in documents(beamtime):
+            callback(name, doc)
+        assert sink.drain(60)
+        key = callback.processing.status.key
+    assert Result(catalog.client["callbacks", key]).digest() == live_result(catalog, beamtime).digest()
+
+
+def test_the_raw_run_can_be_read_beside_the_result(catalog, beamtime):
+    run = catalog.runs[beamtime.rehearsal.uid]
+    image = run["primary"]["pilatus"][0:1]
+    with h5py.File(beamtime.rehearsal.image_file) as file:
+        np.testing.assert_array_equal(np.squeeze(image), file["entry/data/data"][0])
+
+
+def test_a_step_scan_gives_the_tree_of_a_fly_scan(service, catalog, tmp_path):
+    measured = measure(prepare(service.storage / "step", service.uri, sets=2), step=True)
+    key = replay(measured.experiment, documents(measured), api_key=service.api_key)
+    result = catalog.results[key]
+    assert result.steps["quality"].tolist() == ["complete"]
+    assert result.maps["intensity"].sizes["phase"] == len(measured.experiment.windows)
+
+
+def test_a_worker_killed_at_random_moments_ends_with_the_bytes_of_an_undisturbed_run(service, catalog, beamtime):
+    """SIGKILL, every time a little later; the last worker is left alone."""
+    folder = service.storage / "killed"
+    shutil.copytree(beamtime.file.parent, folder, ignore=shutil.ignore_patterns("state", "data"))
+    experiment = Beamtime(folder / "experiment.yml").changed("killed.yml")
+    environment = {**os.environ, "TILED_API_KEY": service.api_key}
+    command = [sys.executable, "-m", "operandi", "run", str(folder / "killed.yml"), "--once"]
+    moments = random.Random(20261122)
+    killed = 0
+    for _ in range(int(os.environ.get("OPERANDI_KILLS", "3"))):
+        worker = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            worker.wait(moments.uniform(2.0, 9.0))
+        except subprocess.TimeoutExpired:
+            worker.send_signal(signal.SIGKILL)
+            worker.wait()
+            killed += 1
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert killed
+    ours = [r for r in (catalog.results[k] for k in catalog.results) if r.metadata["run_uid"] == beamtime.rehearsal.uid]
+    assert len(ours) == 1
+    assert experiment.publishing.storage.exists()
+
+
+def test_a_tiled_outage_holds_nothing_up_and_loses_nothing(service, catalog, beamtime, tmp_path):
+    """The server is away for the whole processing, and comes back."""
+    from operandi.server.embedded import start_server
+
+    folder = tmp_path / "outage"
+    shutil.copytree(beamtime.file.parent, folder, ignore=shutil.ignore_patterns("state", "data"))
+    server = start_server(folder / "server", [folder])
+    uri, port = server.uri, server.port
+    experiment = Beamtime(folder / "experiment.yml").changed("away.yml", publishing={"tiled": uri})
+    server.stop()
+    key = replay(experiment, sources.from_journal(experiment.publishing.journal, -1), api_key=server.api_key, drain_s=0.0)
+    with start_server(folder / "server", [folder], api_key=server.api_key, port=port) as again:
+        replay(experiment, sources.from_journal(experiment.publishing.journal, -1), api_key=again.api_key)
+        with open_catalog(uri) as there:
+            digest = there.results[key].digest()
+        assert digest == live_result(catalog, beamtime).digest()
+
+
+def hostile(beamtime: Beamtime, folder: Path) -> Beamtime:
+    """A copy of a measured beamtime whose files may be damaged."""
+    shutil.copytree(beamtime.file.parent, folder, ignore=shutil.ignore_patterns("state", "data", "journal"))
+    (folder / "journal").mkdir()
+    old, new = str(beamtime.file.parent), str(folder)
+    for run in journal.runs(beamtime.experiment.publishing.journal):
+        (folder / "journal" / run.path.name).write_text(run.path.read_text().replace(old, new))
+    return Beamtime(folder / "experiment.yml", beamtime.rehearsal)
+
+
+def test_images_in_a_missing_file_are_refused_and_named_and_the_run_ends(service, catalog, beamtime):
+    damaged = hostile(beamtime, service.storage / "missing")
+    (damaged.file.parent / "images" / beamtime.rehearsal.image_file.name).unlink()
+    key = replay(damaged.experiment, documents(damaged), api_key=service.api_key, root="damaged-missing")
+    ledger = Result(catalog.client["damaged-missing", key]).ledger
+    assert (ledger["status"] == "refused").all()
+    assert ledger["reason"].str.contains(beamtime.rehearsal.image_file.name).all()
+
+
+def test_a_cut_image_costs_only_itself(service, catalog, beamtime):
+    damaged = hostile(beamtime, service.storage / "cut")
+    file = damaged.file.parent / "images" / beamtime.rehearsal.image_file.name
+    with h5py.File(file, "r+") as handle:
+        handle["entry/data/data"].id.write_direct_chunk((7, 0, 0), b"not a compressed image")
+    key = replay(damaged.experiment, documents(damaged), api_key=service.api_key, root="damaged-cut")
+    result = Result(catalog.client["damaged-cut", key])
+    refused = result.ledger[result.ledger["status"] == "refused"]
+    assert refused["seq_num"].tolist() == [8]
+    assert (result.ledger["status"] == "admitted").sum() == IMAGES - 1
+    assert result.steps["frame"].tolist() == [0, 1, 2]
+    assert "not measured" in result.steps["quality"].iloc[0]
+    assert result.steps["quality"].iloc[-1] == "complete"
+
+
+def test_a_log_that_does_not_overlap_leaves_the_charge_unknown_with_the_reason(service, catalog, beamtime):
+    wrong = beamtime.changed("wrong-zone.yml", potentiostat={"timezone": "America/New_York"})
+    key = replay(wrong, documents(beamtime), api_key=service.api_key)
+    steps = catalog.results[key].steps
+    assert steps["q_mah"].isna().all()
+    assert steps["quality"].str.contains("charge unknown").all()
+    assert steps["quality"].str.contains("timezone").all()
+    assert len(steps) == 3
+
+
+def test_a_mask_of_another_shape_ends_in_one_message_that_names_both_shapes(service, beamtime, tmp_path):
+    np.save(tmp_path / "mask.npy", np.zeros((10, 12), bool))
+    wrong = beamtime.changed("wrong-mask.yml", geometry={"mask": str(tmp_path / "mask.npy")})
+    with pytest.raises(GeometryError, match=r"10.*12"):
+        replay(wrong, documents(beamtime), api_key=service.api_key)
