@@ -293,7 +293,7 @@ def run(
 
 @app.command(epilog="Example: operandi replay 219cc7b4 --experiment cell-17.yml --config other-windows.yml")
 def replay(
-    uid: Annotated[str, typer.Argument(help="The run: its uid, the beginning of it, or -1 for the latest.")],
+    uid: Annotated[str, typer.Argument(help="The run: its uid, the beginning of it, or latest.")],
     experiment: Annotated[Path, typer.Option(help="The experiment file: where the journal and the server are.")] = Path("experiment.yml"),
     config: Annotated[Path | None, typer.Option(help="Another experiment file to process by.", show_default=False)] = None,
     journal: Annotated[Path | None, typer.Option(help="Folder of journals, if not the experiment's.", show_default=False)] = None,
@@ -305,15 +305,15 @@ def replay(
     from operandi.sources import replay as sources
     from operandi.worker import replay as process
 
-    where = loaded.publishing
+    where, named = loaded.publishing, -1 if uid == "latest" else uid
     if config is not None:
         loaded = _load(config).model_copy(update={"publishing": where})
     if from_tiled:
         from operandi.client import open as open_catalog
 
-        documents = sources.from_tiled(open_catalog(where.tiled, api_key=api_key).client, uid)
+        documents = sources.from_tiled(open_catalog(where.tiled, api_key=api_key).client, named)
     else:
-        documents = sources.from_journal(journal or where.journal, uid)
+        documents = sources.from_journal(journal or where.journal, named)
     with terminal.interruptible() as stop, terminal.status_shown() as show:
         key = process(loaded, documents, api_key=api_key, on_status=show, stop=stop)
     print(key)

@@ -79,7 +79,8 @@ def status_view(status: Status) -> RenderableType:
         ("waiting for Tiled", f"{status.unpublished:,} operations" if status.unpublished else "nothing"),
     ]
     bar = ProgressBar(total=max(status.planned, 1), completed=min(status.images, status.planned), width=60)
-    return Group(table_of(rows, status.key), bar, Text(status.message, style="dim"))
+    table = table_of(rows, status.key)
+    return Group(bar, table, Text(status.message, style="dim")) if status.message else Group(bar, table)
 
 
 def console() -> Console:
