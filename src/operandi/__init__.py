@@ -4,9 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from operandi.client import install_profile, open  # noqa: A004
+    from operandi.client import install_profile
     from operandi.experiment import Experiment
     from operandi.experiment_file import load_experiment, parse_experiment
+    from operandi.opening import open  # noqa: A004
+    from operandi.runner import callback
     from operandi.sources.journal import Journal
     from operandi.sources.potentiostat import read_potentiostat
     from operandi.stages.axis import find_axis
@@ -20,13 +22,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "Experiment": "operandi.experiment",
     "Journal": "operandi.sources.journal",
+    "callback": "operandi.runner",
     "composite": "operandi.stages.maps",
     "correct": "operandi.stages.corrections",
     "find_axis": "operandi.stages.axis",
     "install_profile": "operandi.client",
     "integrate": "operandi.stages.patterns",
     "load_experiment": "operandi.experiment_file",
-    "open": "operandi.client",
+    "open": "operandi.opening",
     "parse_experiment": "operandi.experiment_file",
     "read_potentiostat": "operandi.sources.potentiostat",
     "reconstruct": "operandi.stages.volumes",
@@ -37,6 +40,7 @@ _HOMES = {
 __all__ = [
     "Experiment",
     "Journal",
+    "callback",
     "composite",
     "correct",
     "find_axis",

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import xarray as xr
 import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -42,7 +43,12 @@ class DemoError(OperandiError):
 
 
 def run_demo(
-    folder: Path, *, json_file: Path | None = None, experiment_file: Path | None = None, speed: float | None = None, console: Console | None = None
+    folder: Path,
+    *,
+    json_file: Path | None = None,
+    experiment_file: Path | None = None,
+    speed: float | None = None,
+    console: Console | None = None,
 ) -> dict[str, Any]:
     """Measure, process, publish, read and replay the built-in example in ``folder``; its figures as a dict.
 
@@ -134,7 +140,9 @@ def _watch(folder: Path, file: Path, server: RunningServer, processes: dict[str,
                 raise DemoError(f"nothing has happened for {STALLED_S:.0f} s; see {folder / 'worker.log'} and {folder / 'beamline.log'}")
             last = status
             if status.get("planned"):
-                progress.update(task, description=f"set {status['set'] + 1}", total=status["planned"], completed=status["images"], note=_note(status))
+                progress.update(
+                    task, description=f"set {status['set'] + 1}", total=status["planned"], completed=status["images"], note=_note(status)
+                )
             if status.get("frames", 0) > seen:
                 seen = _announce(server, status["key"], seen, console)
             time.sleep(POLL_S)
@@ -166,8 +174,7 @@ def _announce(server: RunningServer, key: str, seen: int, console: Console) -> i
     steps = open_catalog(server.uri).results[key].steps
     for row in steps.iloc[seen:].itertuples():
         console.print(
-            f"frame {row.frame + 1}: {row.q_start_mah:.2f} – {row.q_end_mah:.2f} mAh, tag [bold]{row.q_mah:.2f} mAh[/], "
-            f"{row.voltage:.3f} V, {row.current:.1f} mA, {row.phase}, {row.quality}"
+            f"frame {row.frame + 1}: {row.q_start_mah:.2f} – {row.q_end_mah:.2f} mAh, tag [bold]{row.q_mah:.2f} mAh[/], {row.quality}"
         )
     return len(steps)
 
@@ -182,7 +189,7 @@ def _report(folder: Path, file: Path, server: RunningServer, result: Result, con
     again = Result(open_catalog(server.uri).client[REPLAYS, key])
     equal = again.key == result.key and again.digest() == result.digest()
     status = _status(experiment.publishing.state / STATUS_FILE)
-    console.print(_table(result, truth))
+    console.print(_frames_table(result), _truth_table(truth))
     console.print(f"live equals replay: [bold]{'yes' if equal else 'NO'}[/]; worker: {status['images_per_s']:.0f} images/s")
     steps = result.steps
     return {
@@ -201,14 +208,23 @@ def _report(folder: Path, file: Path, server: RunningServer, result: Result, con
     }
 
 
-def _table(result: Result, truth: Any) -> Table:
-    table = Table(title=result.key)
-    for name in ("frame", "Q range, mAh", "tag, mAh", "V", *(str(p) for p in truth["phase"].values)):
-        table.add_column(name, justify="right")
-    for i, row in enumerate(result.steps.itertuples()):
-        values = ["–" if c != c else f"{c:.2f}" for c in truth.values[i]]
-        table.add_row(
-            str(row.frame + 1), f"{row.q_start_mah:.2f} – {row.q_end_mah:.2f}", f"{row.q_mah:.2f}", f"{row.voltage:.3f}", *values
-        )
-    table.caption = "the columns of phases: correlation of the map with the truth; – where the phase is not present"
+def _frames_table(result: Result) -> Table:
+    table = Table(title="frames, charge read off the potentiostat's log", title_justify="left")
+    for name in ("frame", "Q range, mAh", "tag, mAh", "V", "mA", "phase of the cycle"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in result.steps.itertuples():
+        charge = f"{row.q_start_mah:.2f} – {row.q_end_mah:.2f}"
+        table.add_row(str(row.frame + 1), charge, f"{row.q_mah:.2f}", f"{row.voltage:.3f}", f"{row.current:.1f}", row.phase)
+    return table
+
+
+def _truth_table(truth: xr.DataArray) -> Table:
+    table = Table(title="correlation of each map with the truth, over the frames in which the phase is present", title_justify="left")
+    for name in ("phase", "frames", "lowest", "highest"):
+        table.add_column(name, justify="left" if name == "phase" else "right")
+    for phase in truth["phase"].values:
+        there = truth.sel(phase=phase).dropna("frame")
+        if there.size:
+            frames = f"{int(there['frame'][0]) + 1} – {int(there['frame'][-1]) + 1}"
+            table.add_row(str(phase), frames, f"{float(there.min()):.3f}", f"{float(there.max()):.3f}")
     return table

@@ -16,7 +16,7 @@ from operandi import pipeline, provenance
 from operandi.errors import AssetError, DocumentError, OperandiError
 from operandi.experiment import Experiment
 from operandi.intake import QUEUED_BLOCKS, Intake
-from operandi.nodes import PROCESSED, Block, Rows
+from operandi.nodes import PROCESSED, STEPS, Rows
 from operandi.pipeline import Event, Images, LogEnded, LogRows, RunEnded, State
 from operandi.sinks.tiled import TiledSink
 from operandi.sources.assets import load_correction, load_mask
@@ -162,7 +162,7 @@ class Processing:
     def _apply(self, products: Iterable[Any]) -> None:
         for product in products:
             self.sink.apply(product)
-            if isinstance(product, Rows) and product.path == ("steps",):
+            if isinstance(product, Rows) and product.path == STEPS:
                 self.status = replace(self.status, frames=self.status.frames + 1)
 
 
@@ -269,6 +269,27 @@ class Callback:
         assert self._intake is not None
         finish(self.processing, self._feed, self._late_s, stop)
         self._intake.close()
+
+
+def callback(experiment: Experiment, client: Any, *, state: Path | None = None, root: str = PROCESSED) -> Callback:
+    """The whole processing as a bluesky callback, for ``RE.subscribe`` or any stream of documents.
+
+    Parameters
+    ----------
+    experiment
+        How to process.
+    client
+        A Tiled client that may write, or a server's URI; ``root`` is the container for the result.
+    state
+        Folder for what the server has not taken yet; the experiment's own if None.
+
+    Raises
+    ------
+    GeometryError
+        Poni, mask, dark and flat do not fit each other.
+    """
+    where = experiment.publishing
+    return Callback(experiment, TiledSink(client, storage=where.storage, state=state or where.state, root=root))
 
 
 def process(callback: Callback, source: Iterable[Document], stop: threading.Event) -> None:

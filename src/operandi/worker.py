@@ -19,6 +19,7 @@ from operandi.runner import Callback, Document, Status, process
 from operandi.sinks.raw import RawPublisher
 from operandi.sinks.tiled import TiledSink
 from operandi.sources import journal
+from operandi.sources.replay import TILED_PATCHES
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ def run_worker(
         if run is None:
             stop.wait(LOOK_S)
             continue
-        with RawPublisher(experiment.publishing.tiled, api_key=api_key) as raw:
+        with RawPublisher(experiment.publishing.tiled, api_key=api_key, patches=TILED_PATCHES) as raw:
             published = raw.publish(run.uid, lambda stopped, path=run.path: journal.follow_run(path, stop=stopped))
             completed += _process_run(experiment, callback, run, stop)
             _await_raw(published, run.uid, stop)

@@ -32,6 +32,9 @@ from tiled.utils import ensure_specified_sql_driver, ensure_uri
 from ..errors import PublishError
 
 LOG = "server.log"
+CATALOG = "catalog.db"
+TELL_AGAIN = {"BlueskyRun": {"application/json-seq": "bluesky_tiled_plugins.exporters:json_seq_exporter"}}
+"""Lets a client replay a raw run: the server tells its documents again."""
 STREAMED_BYTES = 16_000_000
 
 
@@ -47,12 +50,13 @@ def embedded_config(
     folder = Path(folder).resolve()
     return {
         "catalog": {
-            "uri": f"sqlite:///{folder}/catalog.db",
+            "uri": f"sqlite:///{folder}/{CATALOG}",
             "writable_storage": [ensure_uri(folder / "files"), f"duckdb:///{folder}/tables.duckdb"],
             "readable_storage": [ensure_uri(Path(path).resolve()) for path in readable],
         },
         "authentication": {"single_user_api_key": api_key, "allow_anonymous_access": public},
         "streaming_cache": {"uri": "memory"},
+        "media_types": TELL_AGAIN,
         "expose_raw_assets": False,
         "uvicorn": {"host": host, "port": port, "ws_per_message_deflate": False},
     }
@@ -65,7 +69,7 @@ def prepare(folder: Path) -> None:
     """
     folder = Path(folder).resolve()
     (folder / "files").mkdir(parents=True, exist_ok=True)
-    uri = ensure_specified_sql_driver(f"sqlite:///{folder}/catalog.db")
+    uri = ensure_specified_sql_driver(f"sqlite:///{folder}/{CATALOG}")
 
     async def initialize() -> bool:
         engine = create_async_engine(uri)

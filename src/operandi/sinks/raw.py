@@ -41,10 +41,14 @@ class RawPublisher:
         Key that may write; not needed with a client that has one.
     batch
         Events and images gathered before the server hears of them; 1 for slow scans.
+    patches
+        TiledWriter's own: document name → function of the document.
     """
 
-    def __init__(self, target: str | BaseClient, *, api_key: str | None = None, batch: int = BATCH) -> None:
-        self._target, self._api_key, self._batch = target, api_key, batch
+    def __init__(
+        self, target: str | BaseClient, *, api_key: str | None = None, batch: int = BATCH, patches: Mapping[str, Any] | None = None
+    ) -> None:
+        self._target, self._api_key, self._batch, self._patches = target, api_key, batch, dict(patches or {})
         self.retries = 0
         self._stopping = threading.Event()
         self._one_at_a_time = threading.Lock()
@@ -92,7 +96,7 @@ class RawPublisher:
                 if "stop" in runs[uid].metadata:
                     return True
                 runs.delete_contents(uid, recursive=True, external_only=False)  # ours alone: what is external stays where it is
-            writer = TiledWriter(runs, batch_size=self._batch)
+            writer = TiledWriter(runs, batch_size=self._batch, patches=self._patches)
             complete = False
             for name, doc in documents(self._stopping):
                 if self._stopping.is_set():
