@@ -102,8 +102,11 @@ def save(figure: Figure, path: Path) -> None:
 @contextmanager
 def status_shown() -> Iterator[Callable[[Status], None]]:
     """A function that shows the status it is given, in place."""
-    with Live(console=console(), refresh_per_second=4) as live:
+    shown = console()
+    with Live(console=shown, refresh_per_second=4) as live:
         yield lambda status: live.update(status_view(status))
+    if not shown.is_terminal:
+        shown.print()
 
 
 @contextmanager
