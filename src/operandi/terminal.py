@@ -80,7 +80,8 @@ def status_view(status: Status) -> RenderableType:
     ]
     bar = ProgressBar(total=max(status.planned, 1), completed=min(status.images, status.planned), width=60)
     table = table_of(rows, status.key)
-    return Group(bar, table, Text(status.message, style="dim")) if status.message else Group(bar, table)
+    table.add_row("", bar)
+    return Group(table, Text(status.message, style="dim")) if status.message else table
 
 
 def console() -> Console:
