@@ -28,6 +28,7 @@ from operandi.simulate.schedules import Schedule
 AXIS_PITCHES = 0.11 / 0.14
 """How far the rotation axis lies from the middle of the travel, in steps of the translation."""
 _DEMO_HALF_TRAVEL_MM = 4.2
+_RIM_POINTS = 2
 _ROWS_PER_SET = 144
 
 
@@ -61,7 +62,10 @@ def plan_schedule(experiment: Experiment) -> Schedule:
 
 def fit_cell(schedule: Schedule, image: Path | None = None) -> Cell:
     """A cell scaled to a scan's travel, so that its rim sees only air: the built-in jelly roll, or one after an image."""
-    scale = schedule.pitch_mm * (schedule.scan.translations - 1) / 2 / _DEMO_HALF_TRAVEL_MM
+    half = schedule.pitch_mm * (schedule.scan.translations - 1) / 2
+    off = abs(schedule.axis_mm - (schedule.scan.translation_start_mm + schedule.scan.translation_stop_mm) / 2)
+    room = max(half - off - (_RIM_POINTS - 0.5) * schedule.pitch_mm, schedule.pitch_mm)
+    scale = min(half / _DEMO_HALF_TRAVEL_MM, room / Layout().radius_mm)
     n, pitch = schedule.scan.translations * FINE, schedule.pitch_mm / FINE
     if image is not None:
         return cell_from_image(image, n=n, pitch_mm=pitch, radius_mm=Layout().radius_mm * scale)

@@ -167,7 +167,8 @@ def cell_from_image(path: Path, *, n: int, pitch_mm: float, radius_mm: float = 3
     dimmed = np.minimum(image, np.percentile(grey[radius < 0.9 * radius_mm], 99))
     local = ndimage.gaussian_filter(dimmed, 16)
     spread = np.sqrt(ndimage.gaussian_filter((dimmed - local) ** 2, 16)) + 1e-9
-    contrast = (grey - ndimage.map_coordinates(local, at, order=1)) / ndimage.map_coordinates(spread, at, order=1)
+    mean, width = (ndimage.map_coordinates(image_of, at, order=1, mode="nearest") for image_of in (local, spread))
+    contrast = (grey - mean) / width
     host = _hosts_by_grey(grey, contrast, radius / radius_mm)
     lag = 0.15 * (1 - 2 * np.clip(radius / radius_mm, 0, 1))
     return Cell(host=host, region=np.zeros(host.shape, np.int8), lag=lag.astype(np.float32), pitch_mm=pitch_mm)
