@@ -217,6 +217,47 @@ def _save_rows(log: xr.Dataset, path: Path) -> None:
     print(f"rows: {path}")
 
 
+@app.command(
+    epilog="Example: operandi tomogram scan.nxs --signal entry1/data/data --monitor entry1/monitor/data --rotation entry1/data/theta "
+    "--translation entry1/data/x --row 3 --transmission --plot slice.png"
+)
+def tomogram(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="HDF5 or NeXus file of the scan.")],
+    signal: Annotated[str, typer.Option(help="Dataset (rotation, translation), or (rotation, row, translation).")],
+    rotation: Annotated[str, typer.Option(help="Dataset of the angles.")],
+    translation: Annotated[str, typer.Option(help="Dataset of the positions across the beam.")],
+    monitor: Annotated[str | None, typer.Option(help="Dataset of the incident flux, shaped as the signal.")] = None,
+    row: Annotated[int | None, typer.Option(help="Which row, from 0, of a scan of several.", min=0)] = None,
+    transmission: Annotated[bool, typer.Option("--transmission", help="The signal is the transmitted beam: take -log(I/I0).")] = False,
+    no_air: Annotated[bool, typer.Option("--no-air", help="Subtract nothing: the outermost positions lie in the sample.")] = False,
+    axis: Annotated[float | None, typer.Option(help="The rotation axis, mm; omitted: found.", show_default=False)] = None,
+    filter: Annotated[str, typer.Option(help="ramp, shepp-logan, cosine or hann.")] = "ramp",  # noqa: A002
+    plot: Annotated[Path | None, typer.Option(help="Save a picture of sinogram and slice: .png, .pdf or .svg.")] = None,
+    tiled: Annotated[str | None, typer.Option(help="Publish it to this Tiled server.", show_default=False)] = None,
+    storage: Annotated[Path, typer.Option(help="Folder for published arrays; the server must be able to read it.")] = Path("data"),
+    state: Annotated[Path, typer.Option(help="Folder for what the server has not taken yet.")] = Path("state"),
+    sample: Annotated[str | None, typer.Option(help="Name of the sample; omitted: that of FILE.", show_default=False)] = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Correct and reconstruct one measured sinogram of one channel, such as a transmission; publish it where a server is given."""
+    from operandi.single import Processing, make_tomogram, publish_tomogram
+    from operandi.sources.sinograms import read_sinogram
+
+    measured = read_sinogram(file, signal=signal, rotation=rotation, translation=translation, monitor=monitor, row=row)
+    result = make_tomogram(measured, Processing(transmission, not no_air, axis_mm=axis, filter=filter))
+    name = file.stem if row is None else f"{file.stem} row {row}"
+    lines, positions = result.sinogram.shape
+    print(f"{name}: {lines} angles × {positions} positions; axis at {result.axis.position:.5g} ± {result.axis.uncertainty:.1g} mm")
+    if plot is not None:
+        from operandi.figures import draw_tomogram
+
+        terminal.save(draw_tomogram(result.sinogram, result.volume, axis_mm=result.axis.position, title=name), plot)
+    if tiled is not None:
+        from operandi.sinks.tiled import TiledSink
+
+        print(publish_tomogram(result, TiledSink(tiled, api_key=api_key, storage=storage, state=state), sample=sample or name))
+
+
 @app.command(epilog="Example: operandi rehearse cell-17.yml --speed 20 --cell slice.tif")
 def rehearse(
     experiment: ExperimentFile,

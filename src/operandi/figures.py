@@ -1,7 +1,8 @@
-"""Figures of patterns, as the command line draws them."""
+"""Figures of patterns and tomograms, as the command line draws them."""
 
 from collections.abc import Sequence
 
+import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -28,3 +29,40 @@ def draw_patterns(patterns: xr.Dataset, *, names: Sequence[str], reflections: Se
     axes.set_xlim(float(q[0]), float(q[-1]))
     axes.legend(frameon=False, fontsize=8)
     return figure
+
+
+def draw_tomogram(sinogram: xr.DataArray, volume: xr.DataArray, *, axis_mm: float, title: str = "") -> Figure:
+    """A sinogram (rotation, translation) with the rotation axis, beside the tomogram (y, x) made of it.
+
+    Lines of the sinogram are drawn in their order, one below the other, whatever the steps between their angles.
+    """
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    translation, lines = sinogram["translation"].values, sinogram.sizes["rotation"]
+    drawn = left.imshow(
+        sinogram.values, aspect="auto", cmap="gray", extent=(translation[0], translation[-1], lines - 0.5, -0.5), interpolation="nearest"
+    )
+    left.axvline(axis_mm, color="#d9822b", linewidth=0.8, linestyle="--", label="rotation axis")
+    ticks = np.linspace(0, lines - 1, min(lines, 7)).round().astype(int)
+    left.set_yticks(ticks, [f"{angle:.0f}" for angle in sinogram["rotation"].values[ticks]])
+    left.set_xlabel("translation, mm")
+    left.set_ylabel("rotation, deg")
+    left.legend(frameon=False, labelcolor="#d9822b", fontsize=8)
+    figure.colorbar(drawn, ax=left, label=f"sinogram, {_unit(sinogram)}")
+    x, y = volume["x"].values, volume["y"].values
+    half = (x[1] - x[0]) / 2
+    low, high = np.nanpercentile(volume.values, [1, 99.8])
+    extent = (x[0] - half, x[-1] + half, y[0] - half, y[-1] + half)
+    drawn = right.imshow(volume.values, origin="lower", cmap="gray", extent=extent, vmin=low, vmax=high, interpolation="nearest")
+    right.set_xlabel("x from the axis, mm")
+    right.set_ylabel("y from the axis, mm")
+    figure.colorbar(drawn, ax=right, label=f"tomogram, {_unit(volume)}")
+    left.locator_params(axis="x", nbins=5)
+    right.locator_params(nbins=5)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def _unit(array: xr.DataArray) -> str:
+    units = array.attrs.get("units", "1")
+    return "-log(I/I₀)" if units == "1" else units

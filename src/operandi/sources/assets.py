@@ -105,7 +105,7 @@ class AssetReader:
         if path not in self._files:
             if len(self._files) >= self._max_open:
                 self._forget(next(iter(self._files)))
-            self._files[path] = (identity, _open(path))
+            self._files[path] = (identity, open_hdf5(path))
         return self._files[path][1]
 
     def _forget(self, path: Path) -> None:
@@ -161,7 +161,7 @@ def _load_array(path: Path, dataset: str | None) -> np.ndarray:
         return load_image(path)
     if not path.is_file():
         raise AssetError(f"{path} is not there: {_RESTORE}")
-    with _open(path) as handle:
+    with open_hdf5(path) as handle:
         if dataset is None:
             dataset = handle.visititems(lambda name, item: name if isinstance(item, h5py.Dataset) and item.ndim == 2 else None)
             if dataset is None:
@@ -169,7 +169,7 @@ def _load_array(path: Path, dataset: str | None) -> np.ndarray:
         return np.asarray(_find(handle, path, dataset)[()])
 
 
-def _open(path: Path) -> h5py.File:
+def open_hdf5(path: Path) -> h5py.File:
     """Open for reading, also where a writer has the file open: as SWMR where its format allows that, plainly, or without a lock."""
     attempts: list[dict] = [{"libver": "latest", "swmr": True}] if _may_be_swmr(path) else []
     for options in [*attempts, {}]:
