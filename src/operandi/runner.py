@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from operandi import pipeline, provenance
-from operandi.errors import AssetError, DocumentError, OperandiError
+from operandi.errors import AssetError, DocumentError
 from operandi.experiment import Experiment
 from operandi.intake import QUEUED_BLOCKS, Intake
 from operandi.nodes import PROCESSED, STEPS, Rows
@@ -136,7 +136,7 @@ class Processing:
             self.status = replace(self.status, images=self.status.images + len(event.seq_num))
             self._report_cell(float(event.positions.time[-1]))
         elif isinstance(event, pipeline.Refusal):
-            self.status = replace(self.status, refused=self.status.refused + 1)
+            self.status = replace(self.status, refused=self.status.refused + 1, message=f"refused: {event.reason}")
         self.report()
 
     def report(self, message: str | None = None) -> None:

@@ -10,15 +10,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from operandi.errors import ShapeError
 from operandi.experiment import Experiment
 from operandi.nodes import Closed, Product
 from operandi.pipeline import publication
 from operandi.pipeline.sets import ADMITTED, MeasuredSet, Positions, SetBuffer, close, refuse_off_grid
+from operandi.pipeline.tomograms import Partial, Tomogram, find_frame_axis, frame_of, partial_of
 from operandi.stages import scans
 from operandi.stages.axis import Axis
 from operandi.stages.charge import Log
 from operandi.stages.patterns import Integrator
-from operandi.pipeline.tomograms import Partial, Tomogram, find_frame_axis, frame_of, partial_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +242,12 @@ def _make_frames(state: State) -> list[Product]:
 def _make(state: State, span: scans.Span) -> list[Product]:
     members = [state.closed[s] for s in span.sets]
     if state.axis is None:
-        state.axis = find_frame_axis(members, state.experiment)
+        try:
+            state.axis = find_frame_axis(members, state.experiment)
+        except ShapeError as error:
+            reason = f"frame {span.frame} is not reconstructed: {error}; give reconstruction.axis_mm, and replay"
+            state.unplaced.append(Refusal(None, reason))
+            return []
     for member in members:
         if member.number not in state.partials:
             state.partials[member.number] = partial_of(member, state.experiment, state.integrator.q, state.axis)
