@@ -56,6 +56,7 @@ class Intake:
         self._reader = AssetReader()
         self._block_images = block_images(shape)
         self._buffers: deque[np.ndarray | None] = deque([None] * BUFFERS)
+        self._told = False
 
     def close(self) -> None:
         """Close the files."""
@@ -85,7 +86,9 @@ class Intake:
             if len(block) == 1:
                 yield Refusal(block.seq_first, str(error))
                 return
-            log.warning("reading one by one from exposure %d on: %s", block.seq_first, error)
+            # Once a run: a missing file would repeat it line by line, and every exposure stands in the ledger with its reason.
+            log.log(logging.DEBUG if self._told else logging.WARNING, "refusing from exposure %d on: %s", block.seq_first, error)
+            self._told = True
             for i in range(len(block)):
                 yield from self._read_one(part(block, i, i + 1))
 
