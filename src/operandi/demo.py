@@ -172,9 +172,10 @@ def _note(status: dict[str, Any]) -> str:
 def _announce(server: RunningServer, key: str, seen: int, console: Console) -> int:
     """Print the frames that a client of the server sees beyond the ``seen`` ones; how many there are now."""
     steps = open_catalog(server.uri).results[key].steps
-    for row in steps.iloc[seen:].itertuples():
+    for row in steps.iloc[seen:].to_dict("records"):
         console.print(
-            f"frame {row.frame + 1}: {row.q_start_mah:.2f} – {row.q_end_mah:.2f} mAh, tag [bold]{row.q_mah:.2f} mAh[/], {row.quality}"
+            f"frame {row['frame'] + 1}: {row['q_start_mah']:.2f} – {row['q_end_mah']:.2f} mAh, "
+            f"tag [bold]{row['q_mah']:.2f} mAh[/], {row['quality']}"
         )
     return len(steps)
 
@@ -195,8 +196,8 @@ def _report(folder: Path, file: Path, server: RunningServer, result: Result, con
     return {
         "result": result.key,
         "frames": [
-            {"frame": int(r.frame) + 1, "q_start_mah": r.q_start_mah, "q_end_mah": r.q_end_mah, "q_mah": r.q_mah, "quality": r.quality}
-            for r in steps.itertuples()
+            {"frame": row["frame"] + 1, **{name: row[name] for name in ("q_start_mah", "q_end_mah", "q_mah", "quality")}}
+            for row in steps.to_dict("records")
         ],
         "tags_mah": [round(float(q), 2) for q in steps["q_mah"]],
         "images": status["images"],
@@ -212,9 +213,9 @@ def _frames_table(result: Result) -> Table:
     table = Table(title="frames, charge read off the potentiostat's log", title_justify="left")
     for name in ("frame", "Q range, mAh", "tag, mAh", "V", "mA", "phase of the cycle"):
         table.add_column(name, justify="right", no_wrap=True)
-    for row in result.steps.itertuples():
-        charge = f"{row.q_start_mah:.2f} – {row.q_end_mah:.2f}"
-        table.add_row(str(row.frame + 1), charge, f"{row.q_mah:.2f}", f"{row.voltage:.3f}", f"{row.current:.1f}", row.phase)
+    for row in result.steps.to_dict("records"):
+        cell = (f"{row['q_mah']:.2f}", f"{row['voltage']:.3f}", f"{row['current']:.1f}", row["phase"])
+        table.add_row(str(row["frame"] + 1), f"{row['q_start_mah']:.2f} – {row['q_end_mah']:.2f}", *cell)
     return table
 
 

@@ -69,10 +69,10 @@ class Intake:
                 case documents.Exposures():
                     for first in range(0, len(outcome), self._block_images):
                         yield from self._read(part(outcome, first, first + self._block_images))
-                case documents.Refused(seq_num=None):
-                    yield Refusal(None, outcome.reason)
-                case documents.Refused():
-                    yield from (Refusal(n, outcome.reason) for n in range(outcome.seq_num, (outcome.seq_last or outcome.seq_num) + 1))
+                case documents.Refused(seq_num=None, reason=reason):
+                    yield Refusal(None, reason)
+                case documents.Refused(seq_num=int(first), seq_last=last, reason=reason):
+                    yield from (Refusal(n, reason) for n in range(first, (last or first) + 1))
                 case documents.Missing():
                     yield Gap(outcome.seq_first, outcome.seq_last, f"no {', '.join(outcome.lacking)} came")
                 case documents.RunStopped():

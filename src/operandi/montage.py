@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 HOURS = 3600.0
+PICTURE_IN, CURVE_IN = 1.7, 3.2
 COLOURS = ("red", "green", "blue")
 
 
@@ -18,9 +19,9 @@ def draw_montage(result: Any, *, names: tuple[str, ...] | None = None) -> Figure
     steps, pictures = result.steps, result.composites
     names = names or tuple(str(name) for name in pictures["composite"].values)
     legends = {c["name"]: c for c in result.metadata["experiment"]["composites"]}
-    figure = Figure(figsize=(1.75 * len(steps) + 1.2, 2.05 * len(names) + 3.2), layout="constrained")
-    rows, curve = figure.subfigures(2, 1, height_ratios=[2.05 * len(names) + 0.35, 2.6])
-    axes = rows.subplots(len(names), len(steps), squeeze=False)
+    figure: Any = Figure(figsize=(PICTURE_IN * len(steps) + 1.8, PICTURE_IN * len(names) + CURVE_IN + 0.6), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=[PICTURE_IN * len(names) + 0.3, CURVE_IN])
+    axes = above.subplots(len(names), len(steps), squeeze=False)
     for row, name in zip(axes, names, strict=True):
         for ax, step in zip(row, steps.itertuples(), strict=True):
             _draw_picture(ax, pictures.sel(composite=name).isel(frame=step.frame))
@@ -29,7 +30,7 @@ def draw_montage(result: Any, *, names: tuple[str, ...] | None = None) -> Figure
     for ax, step in zip(axes[0], steps.itertuples(), strict=True):
         ax.set_title(f"{step.q_mah:.2f} mAh", fontsize=11)
     _draw_scale_bar(axes[-1][0])
-    _draw_curve(curve.subplots(), result.echem, steps)
+    _draw_curve(below.subplots(), result.echem, steps)
     figure.suptitle(result.key, fontsize=9, color="0.4")
     return figure
 

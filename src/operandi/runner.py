@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from operandi import pipeline, provenance
-from operandi.errors import AssetError, DocumentError
+from operandi.errors import DocumentError, GeometryError
 from operandi.experiment import Experiment
 from operandi.intake import QUEUED_BLOCKS, Intake
 from operandi.nodes import PROCESSED, STEPS, Rows
@@ -61,12 +61,12 @@ def make_integrator(experiment: Experiment, shape: tuple[int, int] | None = None
     """
     geometry, how = experiment.geometry, experiment.integration
     mask = None if geometry.mask is None else load_mask(geometry.mask)
-    shape = shape or (None if mask is None else mask.shape) or load_calibration(geometry.poni).detector.shape
-    if shape is None:
-        raise AssetError(f"{geometry.poni} names no detector with a shape: give geometry.mask, an image of the detector's shape")
+    rows_and_columns = shape or (None if mask is None else mask.shape) or getattr(load_calibration(geometry.poni).detector, "shape", None)
+    if rows_and_columns is None:
+        raise GeometryError(f"{geometry.poni} names no detector with a shape: give geometry.mask, an image of the detector's shape")
     return build_integrator(
         str(geometry.poni),
-        shape=(int(shape[0]), int(shape[1])),
+        shape=(int(rows_and_columns[0]), int(rows_and_columns[1])),
         mask=mask,
         q_range=(how.q_min_inv_angstrom, how.q_max_inv_angstrom),
         n_q=how.bins,
@@ -175,7 +175,8 @@ def log_reason(experiment: Experiment, state: State) -> str:
         return f"{given.file} is not there or has no rows: give potentiostat.file, and replay"
     covered = " to ".join(provenance.utc(t) for t in (state.log.time[0], state.log.time[-1]))
     needed = " to ".join(provenance.utc(t) for t in (state.waiting[0].t_start, state.waiting[-1].t_end)) if state.waiting else "the run"
-    return f"{given.file} covers {covered}, the images {needed}: correct potentiostat.timezone or clock_offset_s, or give the right file, and replay"
+    remedy = "correct potentiostat.timezone or clock_offset_s, or give the right file, and replay"
+    return f"{given.file} covers {covered}, the images {needed}: {remedy}"
 
 
 def finish(processing: Processing, feed: LogFeed, late_s: float, stop: threading.Event) -> None:
@@ -194,13 +195,6 @@ def finish(processing: Processing, feed: LogFeed, late_s: float, stop: threading
         reason = log_reason(processing.experiment, processing.state)
         log.warning("charge unknown: %s", reason)
         processing.take(LogEnded(reason))
-
-
-def image_shape(experiment: Experiment, descriptor: Mapping[str, Any]) -> tuple[int, int] | None:
-    """(rows, columns) of the images that a descriptor announces; None where it announces none."""
-    key = descriptor.get("data_keys", {}).get(experiment.scan.keys.image)
-    shape = None if key is None else key.get("shape")
-    return None if not shape or len(shape) < 2 else (int(shape[-2]), int(shape[-1]))
 
 
 class Callback:

@@ -108,9 +108,7 @@ def unplaced_rows(scan: Scan, refusals: list[Any]) -> list[Product]:
     })]  # fmt: skip
 
 
-def frame_products(
-    tomogram: Tomogram, experiment: Experiment, q: np.ndarray, axis: Axis, scales: dict[str, float]
-) -> Iterator[Product]:
+def frame_products(tomogram: Tomogram, experiment: Experiment, q: np.ndarray, axis: Axis, scales: dict[str, float]) -> Iterator[Product]:
     """Sinogram, volume, maps and composites of a frame; ``scales`` holds the brightest value of each composite so far."""
     frame, scan = tomogram.span.frame, experiment.scan
     coords = {
@@ -138,7 +136,10 @@ def composites(maps: np.ndarray, experiment: Experiment, scales: dict[str, float
     phases = [w.phase for w in experiment.windows]
     pictures = []
     for one in experiment.composites:
-        layers = [np.sum([maps[phases.index(p)] for p in colour] or [np.zeros(maps.shape[1:])], axis=0) for colour in (one.red, one.green, one.blue)]
+        layers = [
+            np.sum([maps[phases.index(p)] for p in colour] or [np.zeros(maps.shape[1:])], axis=0)
+            for colour in (one.red, one.green, one.blue)
+        ]
         brightest = float(np.nanpercentile(layers, 99.8))
         scales[one.name] = max(scales.get(one.name, 0.0), brightest)
         pictures.append(composite_arrays(layers, scales[one.name]))

@@ -42,9 +42,9 @@ class SetBuffer:
     @classmethod
     def empty(cls, number: int, images: int, n_q: int) -> "SetBuffer":
         """A set of ``images`` exposures of which none is measured yet."""
-        blank = [np.full(images, np.nan) for _ in range(4)]
-        cells = [np.full((images, n_q), np.nan, np.float32) for _ in range(2)]
-        return cls(number, *cells, Positions(*blank), np.zeros(images, np.uint8))
+        rotation, translation, monitor, time = np.full((4, images), np.nan)
+        intensity, sigma = np.full((2, images, n_q), np.nan, np.float32)
+        return cls(number, intensity, sigma, Positions(rotation, translation, monitor, time), np.zeros(images, np.uint8))
 
     def admit(self, index: np.ndarray, patterns: Patterns, positions: Positions) -> None:
         """Put patterns (n, q) at ``index`` (n,); what was there before is overwritten."""
@@ -114,7 +114,7 @@ def close(buffer: SetBuffer, scan: Scan, corrections: Corrections, monitor_refer
         number=buffer.number,
         rotation_deg=_line_rotations(buffer, scan, admitted),
         intensity=corrected,
-        variance=variance,
+        variance=np.asarray(variance),
         coverage=np.where(np.isfinite(corrected).any(axis=-1), coverage, 0),
         t_start=float(times.min()) if len(times) else np.nan,
         t_end=float(times.max()) + scan.exposure_s if len(times) else np.nan,

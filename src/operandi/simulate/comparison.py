@@ -10,10 +10,11 @@ import xarray as xr
 def load_truth(path: Path) -> xr.Dataset:
     """The truth beside a rehearsal's data: ``maps`` (frame, phase, y, x), ``present`` (frame, phase)."""
     with h5py.File(path) as file:
-        return xr.Dataset(
-            {"maps": (("frame", "phase", "y", "x"), file["maps"][()]), "present": (("frame", "phase"), file["present"][()])},
-            coords={"phase": file["phases"].asstr()[()], "y": file["y"][()], "x": file["x"][()]},
-        )
+        read = {name: np.asarray(file[name]) for name in ("maps", "present", "phases", "y", "x")}
+    return xr.Dataset(
+        {"maps": (("frame", "phase", "y", "x"), read["maps"]), "present": (("frame", "phase"), read["present"])},
+        coords={"phase": np.char.decode(read["phases"].astype(bytes), "utf-8"), "y": read["y"], "x": read["x"]},
+    )
 
 
 def correlations(maps: xr.Dataset, truth: xr.Dataset) -> xr.DataArray:

@@ -42,8 +42,8 @@ def set_and_line(scan: Scan, seq_num: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 def translations_mm(scan: Scan) -> np.ndarray:
     """Planned positions (translations,) in mm, in ascending order."""
-    ends = sorted((scan.translation_start_mm, scan.translation_stop_mm))
-    return np.linspace(*ends, scan.translations)
+    low, high = sorted((scan.translation_start_mm, scan.translation_stop_mm))
+    return np.linspace(low, high, scan.translations)
 
 
 def column(scan: Scan, translation_mm: np.ndarray) -> np.ndarray:
