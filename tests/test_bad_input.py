@@ -34,7 +34,12 @@ def damaged(service, beamtime, request, monkeypatch) -> Beamtime:
         journal.write_text(journal.read_text().replace(str(old), str(new)))
     # The sample is named, so that each copy of the run has a result of its own.
     assert beamtime.rehearsal is not None
-    text = (new / "experiment.yml").read_text().replace("demo-cell\n", f"{request.node.name}\n", 1)
+    text = (
+        (new / "experiment.yml")
+        .read_text()
+        .replace("demo-cell\n", f"{request.node.name}\n", 1)
+        .replace("splitting: full", "splitting: 'no'")
+    )
     (new / "experiment.yml").write_text(text)
     return Beamtime(new / "experiment.yml", beamtime.rehearsal)
 

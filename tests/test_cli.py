@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from shared import shared_file
 
 from operandi.cli import main
 
@@ -149,16 +148,6 @@ def test_integrate_with_a_wrong_option_is_one_message(geometry, options, expecte
     told = capsys.readouterr().err
     assert expected in told
     assert told.count("\n") == 1
-
-
-def test_integrate_finds_the_first_twelve_reflections_of_the_real_calibrant(tmp_path, capsys):
-    image, poni, mask = (shared_file(f"xrd_frames/{name}") for name in ("CeO2.cbf", "CeO2.poni", "mask.edf"))
-    assert run("integrate", image, "--poni", poni, "--mask", mask, "--calibrant", "CeO2", "--plot", tmp_path / "p.png") == 0
-    lines = [line.split("│") for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
-    differences = [float(columns[4]) for columns in lines]
-    assert len(differences) == 12
-    # The calibration's own residual; half a pixel would be 0.006 Å⁻¹.
-    assert max(map(abs, differences)) < 0.002
 
 
 def test_echem_tells_and_saves_the_rows_of_a_log(tmp_path, capsys):

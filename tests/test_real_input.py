@@ -6,6 +6,7 @@ from pathlib import Path
 
 import fabio
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from beamtimes import Beamtime
@@ -135,8 +136,8 @@ def test_integrate_of_the_real_frame_saves_the_pattern_and_draws_it(tmp_path, ca
     assert len(rows) == 12
     assert max(abs(float(columns[4])) for columns in rows) < RESIDUAL_INV_ANGSTROM
     assert picture.read_bytes().startswith(b"\x89PNG")
-    saved = np.genfromtxt(table, delimiter=",", names=True, comments="#")
-    differences = [r.difference for r in find_reflections(saved["q"], saved["intensity"], "CeO2")]
+    saved = pd.read_csv(table, comment="#")
+    differences = [r.difference for r in find_reflections(saved["q"].to_numpy(), saved["intensity"].to_numpy(), "CeO2")]
     assert np.abs(differences).max() < RESIDUAL_INV_ANGSTROM
 
 
