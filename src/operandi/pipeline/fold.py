@@ -128,7 +128,8 @@ def step(state: State, event: Event) -> tuple[State, list[Product]]:
     if state.ended and not state.waiting and not state.finished:
         state.finished = True
         products += publication.unplaced_rows(state.experiment.scan, state.unplaced)
-        products.append(Closed({"exit_status": state.ended.exit_status, "reason": state.ended.reason}))
+        status = "complete" if state.ended.exit_status == "success" else state.ended.exit_status
+        products.append(Closed({"status": status, "reason": state.ended.reason}))
     return state, products
 
 
