@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import h5py
@@ -19,7 +20,8 @@ from operandi.errors import GeometryError
 from operandi.runner import Callback
 from operandi.server.embedded import start_server
 from operandi.sinks.tiled import TiledSink
-from operandi.sources import journal, replay as sources
+from operandi.sources import journal
+from operandi.sources import replay as sources
 from operandi.worker import replay, run_worker
 
 IMAGES = SETS * IMAGES_PER_SET
@@ -146,20 +148,30 @@ def test_a_worker_killed_at_random_moments_ends_with_the_bytes_of_an_undisturbed
     assert killed
 
 
-def test_a_tiled_outage_holds_nothing_up_and_loses_nothing(service, catalog, beamtime, tmp_path):
-    """The server is away for the whole processing, and comes back."""
-    folder = tmp_path / "outage"
-    shutil.copytree(beamtime.file.parent, folder, ignore=shutil.ignore_patterns("state", "data"))
+def test_a_server_that_is_away_in_the_middle_of_a_run_holds_nothing_up_and_misses_nothing(tmp_path):
+    """The server stops when the first frame is there, and comes back when the beamline is done."""
+    folder = tmp_path / "away"
     server = start_server(folder / "server", [folder])
-    uri, port = server.uri, server.port
-    experiment = Beamtime(folder / "experiment.yml").changed("away.yml", publishing={"tiled": uri})
+    prepared = prepare(folder, server.uri)
+    first_frame, done = threading.Event(), []
+    worker = in_background(
+        lambda: done.extend(
+            run_worker(prepared.experiment, api_key=server.api_key, once=True, on_status=lambda s: s.frames and first_frame.set())
+        )
+    )
+    beamline = in_background(lambda: measure(prepared))
+    assert first_frame.wait(120)
     server.stop()
-    key = replay(experiment, sources.from_journal(experiment.publishing.journal, -1), api_key=server.api_key, drain_s=0.0)
-    with start_server(folder / "server", [folder], api_key=server.api_key, port=port) as again:
-        replay(experiment, sources.from_journal(experiment.publishing.journal, -1), api_key=again.api_key)
-        with open_catalog(uri) as there:
-            digest = there.results[key].digest()
-        assert digest == live_result(catalog, beamtime).digest()
+    beamline.join(120)
+    assert not beamline.is_alive()
+    with start_server(folder / "server", [folder], api_key=server.api_key, port=server.port) as again:
+        worker.join(120)
+        assert len(done) == 1
+        replay(prepared.experiment, sources.from_journal(prepared.experiment.publishing.journal), api_key=again.api_key, root="replays")
+        with open_catalog(again.uri) as there:
+            assert there.latest().steps["frame"].tolist() == [0, 1, 2]
+            assert there.latest().digest() == Result(there.client["replays", done[0]]).digest()
+            assert list(there.runs)
 
 
 def hostile(beamtime: Beamtime, folder: Path) -> Beamtime:
