@@ -44,7 +44,7 @@ def beamtime(service, tmp_path_factory) -> Beamtime:
 def live_result(catalog: Catalog, beamtime: Beamtime) -> Result:
     """The result that the worker made while the run was measured."""
     assert beamtime.rehearsal is not None
-    return next(r for r in map(catalog.results.__getitem__, catalog.results) if r.metadata["run_uid"] == beamtime.rehearsal.uid)
+    return next(r for r in map(catalog.results.__getitem__, catalog.results) if r.metadata.get("run_uid") == beamtime.rehearsal.uid)
 
 
 def documents(beamtime: Beamtime):
