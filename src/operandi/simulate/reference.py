@@ -1,7 +1,8 @@
 """What each phase scatters: intensity over q from 0.01 to 6 Å⁻¹, for one millimetre of the solid phase.
 
 Positions follow from the phases' unit cells (d = 2π/q); strengths are plausible relative powder intensities per volume.
-Weak lines that fall into another phase's window are kept on purpose, and NMC 113 lies where crystallography puts it: lithiated (a 2.868, c 14.22 Å) on the very edge of the paper's window 4.57 – 4.62 Å⁻¹.
+Weak lines that fall into another phase's window are kept on purpose, and NMC 113 lies where crystallography puts it: lithiated
+(a 2.868, c 14.22 Å) on the very edge of the paper's window 4.57 – 4.62 Å⁻¹.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def _silicon(exponent: float, d_star_nm: float | None) -> Scatterer:
 
 
 def scatterers() -> dict[str, Scatterer]:
-    """Everything that scatters, by the names of ``SPECIES``; d* of silicon as in the fresh cell of Lübke et al. 2024 (10.1039/D4EE00590B, Table S1)."""
+    """Everything that scatters, by the names of ``SPECIES``; d* of silicon as in the fresh cell of 10.1039/D4EE00590B, Table S1."""
     return {
         "graphite": _graphite(),
         "LiC12": _intercalated(1.779, 4.2878 / np.sqrt(3), 110),
