@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import h5py
@@ -16,12 +17,13 @@ from beamtimes import IMAGES_PER_SET, SETS, Beamtime, in_background, measure, pr
 
 from operandi.client import Catalog, Result
 from operandi.client import open as open_catalog
-from operandi.errors import GeometryError
+from operandi.errors import DocumentError, GeometryError
 from operandi.runner import Callback
 from operandi.server.embedded import start_server
 from operandi.sinks.tiled import TiledSink
 from operandi.sources import journal
 from operandi.sources import replay as sources
+from operandi.sources.journal import Journal
 from operandi.worker import replay, run_worker
 
 IMAGES = SETS * IMAGES_PER_SET
@@ -172,6 +174,28 @@ def test_a_server_that_is_away_in_the_middle_of_a_run_holds_nothing_up_and_misse
             assert there.latest().steps["frame"].tolist() == [0, 1, 2]
             assert there.latest().digest() == Result(there.client["replays", done[0]]).digest()
             assert list(there.runs)
+
+
+def test_a_run_of_another_kind_in_the_journal_is_left_alone(service, catalog, tmp_path, caplog):
+    """An alignment scan goes through the same RunEngine; the worker goes on to the run that is the experiment's."""
+    prepared = prepare(service.storage / "aligned", service.uri, sets=2)
+    uid = "a11611ed-0000-4000-8000-000000000000"
+    alignment = [
+        ("start", {"uid": uid, "time": time.time()}),
+        ("descriptor", {"uid": "d", "run_start": uid, "name": "primary", "time": time.time(), "data_keys": {"diode": {"shape": []}}}),
+        ("stop", {"uid": "s", "run_start": uid, "time": time.time(), "exit_status": "success", "num_events": {}}),
+    ]
+    with pytest.raises(DocumentError, match=r"no stream 'primary' with the data keys pilatus.*only 'primary' with diode"):
+        replay(prepared.experiment, alignment, api_key=service.api_key)
+    done: list[str] = []
+    worker = in_background(lambda: done.extend(run_worker(prepared.experiment, api_key=service.api_key, once=True)))
+    with Journal(prepared.experiment.publishing.journal) as kept:
+        for name, doc in alignment:
+            kept(name, doc)
+    measured = measure(prepared)
+    worker.join(120)
+    assert [catalog.results[key].metadata["run_uid"] for key in done] == [measured.rehearsal.uid]
+    assert "left alone" in caplog.text
 
 
 def hostile(beamtime: Beamtime, folder: Path) -> Beamtime:

@@ -14,7 +14,7 @@ import numpy as np
 
 from operandi import pipeline, provenance
 from operandi.errors import DocumentError, GeometryError
-from operandi.experiment import Experiment
+from operandi.experiment import Experiment, Scan
 from operandi.intake import QUEUED_BLOCKS, Intake
 from operandi.nodes import PROCESSED, STEPS, Rows
 from operandi.pipeline import Event, Images, LogEnded, LogRows, RunEnded, State
@@ -294,18 +294,16 @@ def process(callback: Callback, source: Iterable[Document], stop: threading.Even
     Raises
     ------
     DocumentError
-        The first document is not the start of a run.
+        The first document is not the start of a run, or the run has no stream with the experiment's data keys.
     """
     documents = iter(source)
-    first = next(documents, None)
-    if first is None:
+    held = _until_described(callback.experiment.scan, documents)
+    if not held:
         return
-    if first[0] != "start":
-        raise DocumentError(f"the documents of a run begin with a {first[0]}: the first must be its start")
-    callback.start(first[1])
+    callback.start(held[0][1])
     blocks: queue.Queue[Event | BaseException | None] = queue.Queue(QUEUED_BLOCKS)
     ended = threading.Event()
-    reader = threading.Thread(target=_read, args=(callback, itertools.chain([first], documents), blocks, ended), name="reader", daemon=True)
+    reader = threading.Thread(target=_read, args=(callback, itertools.chain(held, documents), blocks, ended), name="reader", daemon=True)
     reader.start()
     try:
         while not stop.is_set():
@@ -324,6 +322,30 @@ def process(callback: Callback, source: Iterable[Document], stop: threading.Even
                 break
     finally:
         ended.set()
+
+
+def _until_described(scan: Scan, documents: Iterator[Document]) -> list[Document]:
+    """The first documents of a run, up to the descriptor of the scan's stream; nothing where they end before.
+
+    Alignment scans and the like go through the same RunEngine: a run is not touched before it shows that it is the experiment's.
+    """
+    held: list[Document] = []
+    wanted = [key for key in scan.keys.model_dump().values() if key is not None]
+    seen: list[str] = []
+    for name, doc in documents:
+        held.append((name, doc))
+        if held[0][0] != "start":
+            raise DocumentError(f"the documents of a run begin with a {name}: the first must be its start")
+        if name == "descriptor" and isinstance(keys := doc.get("data_keys"), Mapping):
+            if doc.get("name") == scan.stream and all(key in keys for key in wanted):
+                return held
+            seen.append(f"{doc.get('name')!r} with {', '.join(map(str, keys))}")
+        if name == "stop":
+            raise DocumentError(
+                f"run {held[0][1].get('uid')} has no stream {scan.stream!r} with the data keys {', '.join(wanted)}, only "
+                f"{'; '.join(seen) or 'none'}: it is not of this experiment, or scan.stream and scan.keys are to be corrected"
+            )
+    return []
 
 
 def _read(

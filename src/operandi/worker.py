@@ -115,7 +115,16 @@ def _await_raw(published: Future[bool], uid: str, stop: threading.Event) -> None
 
 def _process_run(experiment: Experiment, callback: Callback, run: journal.Run, stop: threading.Event) -> list[str]:
     """Process one run to its end; the key of its result, or nothing where ``stop`` came first."""
-    process(callback, journal.follow_run(run.path, stop=stop), stop)
+    callback.processing = None
+    try:
+        process(callback, journal.follow_run(run.path, stop=stop), stop)
+    except DocumentError as error:
+        if callback.processing is not None:
+            raise
+        log.warning("left alone: %s", error)
+        _, start = next(iter(journal.read(run.path)))
+        _marker(experiment.publishing.state, provenance.result_of(experiment, start)[0]).touch()
+        return []
     processing = callback.processing
     if processing is None or not processing.finished:
         callback.sink.close()
