@@ -1,5 +1,6 @@
 """The spine end to end: a real RunEngine, real files, a real Tiled server."""
 
+import json
 import os
 import random
 import shutil
@@ -24,12 +25,10 @@ from operandi.sinks.tiled import TiledSink
 from operandi.sources import journal
 from operandi.sources import replay as sources
 from operandi.sources.journal import Journal
-from operandi.worker import replay, run_worker
+from operandi.worker import STATUS_FILE, replay, run_worker
 
 IMAGES = SETS * IMAGES_PER_SET
 KILLS = int(os.environ.get("OPERANDI_KILLS", "3"))
-KILLED_AFTER_S = (3.0, 12.0)
-"""A worker takes some seconds to start; the moments reach from there to the end of the run."""
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +121,20 @@ def test_a_step_scan_gives_the_tree_of_a_fly_scan(service, catalog, tmp_path):
     assert result.maps["intensity"].sizes["phase"] == len(measured.experiment.windows)
 
 
+def killed_in_the_middle(worker: subprocess.Popen, status_file: Path, after_s: float) -> bool:
+    """SIGKILL ``after_s`` after the worker took up the run; whether it was still alive then."""
+    waiting = threading.Event()
+    for _ in range(1200):
+        if worker.poll() is not None or (status_file.exists() and json.loads(status_file.read_text())["key"]):
+            break
+        waiting.wait(0.05)
+    waiting.wait(after_s)
+    alive = worker.poll() is None
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    return alive
+
+
 def test_a_worker_killed_at_random_moments_ends_with_the_bytes_of_an_undisturbed_run(catalog, beamtime, tmp_path):
     """SIGKILL, every time at another moment; the last worker is left alone."""
     folder = tmp_path / "killed"
@@ -132,16 +145,11 @@ def test_a_worker_killed_at_random_moments_ends_with_the_bytes_of_an_undisturbed
         Beamtime(folder / "experiment.yml").changed("killed.yml", publishing={"tiled": server.uri})
         environment = {**os.environ, "TILED_API_KEY": server.api_key}
         command = [sys.executable, "-m", "operandi", "run", str(folder / "killed.yml"), "--once"]
-        moments = random.Random(20261122)
-        killed = 0
+        moments, killed = random.Random(20261122), 0
         for _ in range(KILLS):
+            (folder / "state" / STATUS_FILE).unlink(missing_ok=True)
             worker = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            try:
-                worker.wait(moments.uniform(*KILLED_AFTER_S))
-            except subprocess.TimeoutExpired:
-                worker.send_signal(signal.SIGKILL)
-                worker.wait()
-                killed += 1
+            killed += killed_in_the_middle(worker, folder / "state" / STATUS_FILE, moments.uniform(0.0, 1.0))
         if not list((folder / "state" / "done").glob("*")):
             subprocess.run(command, env=environment, capture_output=True, timeout=120, check=True)
         with open_catalog(server.uri) as there:
