@@ -122,15 +122,14 @@ def _process_run(experiment: Experiment, callback: Callback, run: journal.Run, s
         if callback.processing is not None:
             raise
         log.warning("left alone: %s", error)
-        _, start = next(iter(journal.read(run.path)))
-        _marker(experiment.publishing.state, provenance.result_of(experiment, start)[0]).touch()
+        _done_marker(experiment, run).touch()
         return []
     processing = callback.processing
     if processing is None or not processing.finished:
         callback.sink.close()
         return []
     callback.sink.close(DRAIN_S)
-    _marker(experiment.publishing.state, processing.status.key).touch()
+    _done_marker(experiment, run).touch()
     return [processing.status.key]
 
 
@@ -143,9 +142,12 @@ def _first_started(state: Path) -> float:
     return float(file.read_text() or 0.0)
 
 
-def _marker(state: Path, key: str) -> Path:
-    (state / "done").mkdir(parents=True, exist_ok=True)
-    return state / "done" / key
+def _done_marker(experiment: Experiment, run: journal.Run) -> Path:
+    """The file that says that this experiment's result of a run is complete."""
+    folder = experiment.publishing.state / "done"
+    folder.mkdir(parents=True, exist_ok=True)
+    _, start = next(iter(journal.read(run.path)))
+    return folder / provenance.result_of(experiment, start)[0]
 
 
 def _next_run(experiment: Experiment, since: float) -> journal.Run | None:
@@ -154,15 +156,14 @@ def _next_run(experiment: Experiment, since: float) -> journal.Run | None:
     if not folder.is_dir():
         return None
     for run in journal.runs(folder):
-        _, start = next(iter(journal.read(run.path)))
-        begun = (experiment.publishing.state / "begun" / run.uid).exists()
-        key, _ = provenance.result_of(experiment, start)
-        if _marker(experiment.publishing.state, key).exists():
+        begun = experiment.publishing.state / "begun" / run.uid
+        if not (begun.exists() or not run.finished or run.path.stat().st_mtime >= since):
             continue
-        if begun or not run.finished or run.path.stat().st_mtime >= since:
-            (experiment.publishing.state / "begun").mkdir(exist_ok=True)
-            (experiment.publishing.state / "begun" / run.uid).touch()
-            return run
+        if _done_marker(experiment, run).exists():
+            continue
+        begun.parent.mkdir(exist_ok=True)
+        begun.touch()
+        return run
     return None
 
 

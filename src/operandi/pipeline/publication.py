@@ -25,6 +25,7 @@ from operandi.pipeline.tomograms import Tomogram
 from operandi.stages import charge, scans
 from operandi.stages.axis import Axis
 from operandi.stages.maps import composite_arrays
+from operandi.stages.volumes import grid_mm
 
 VOXEL_BLOCK = 20
 PER_IMAGE = {"time": "s", "rotation": "deg", "translation": "mm", "monitor": "counts", "charge": "mAh"}
@@ -38,7 +39,7 @@ def tree(experiment: Experiment, q: np.ndarray) -> Iterator[Product]:
     scan, nq, n = experiment.scan, len(q), experiment.scan.translations
     images, phases = scans.images_per_set(scan), [w.phase for w in experiment.windows]
     q_coord = {"q": {"values": q.tolist(), "units": "1/angstrom"}}
-    plane = {axis: {"values": voxel_positions_mm(scan).tolist(), "units": "mm"} for axis in ("y", "x")}
+    plane = {axis: {"values": grid_mm(scans.translations_mm(scan)).tolist(), "units": "mm"} for axis in ("y", "x")}
     yield Table(STEPS, STEP_COLUMNS, "step", {"units": {"t_start": "s", "t_end": "s", "q_start_mah": "mAh", "q_end_mah": "mAh",
                                                         "q_mah": "mAh", "voltage": "V", "current": "mA"}})  # fmt: skip
     yield Table(LEDGER, LEDGER_COLUMNS, "entry")
@@ -66,12 +67,6 @@ def tree(experiment: Experiment, q: np.ndarray) -> Iterator[Product]:
         shape = (len(names), n, n, 3)
         yield Array(("composites", "rgb"), ("frame", "composite", "y", "x", "rgb"), (0, *shape), (1, *shape), "uint8", 0,
                     metadata={"coords": coords})  # fmt: skip
-
-
-def voxel_positions_mm(scan: Scan) -> np.ndarray:
-    """Voxel centres relative to the rotation axis (translations,), mm."""
-    positions = scans.translations_mm(scan)
-    return positions - positions.mean()
 
 
 def set_products(scan: Scan, buffer: SetBuffer) -> Iterator[Product]:

@@ -35,7 +35,6 @@ LOG = "server.log"
 CATALOG = "catalog.db"
 TELL_AGAIN = {"BlueskyRun": {"application/json-seq": "bluesky_tiled_plugins.exporters:json_seq_exporter"}}
 """Lets a client replay a raw run: the server tells its documents again."""
-STREAMED_BYTES = 16_000_000
 
 
 def embedded_config(
