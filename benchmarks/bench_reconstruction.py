@@ -15,6 +15,7 @@ import xarray as xr
 
 from operandi.stages import volumes
 from operandi.stages.maps import apply_weights, window_weights
+from operandi.stages.reconstruction import reconstruct
 
 SIZES = {"S": (120, 121, 1000), "M": (180, 201, 2000)}
 PITCH_MM = 0.05
@@ -50,7 +51,7 @@ def against_astra(data: xr.DataArray, method: str, iterations: int, channels: in
     ours, peer = data[..., :channels], data[..., :: data.sizes["q"] // peer_channels][..., :peer_channels]
 
     def by(engine: str, part: xr.DataArray) -> np.ndarray:
-        found = volumes.reconstruct(part, axis=0.0, method=method, engine=engine, iterations=iterations)  # type: ignore[arg-type]
+        found = reconstruct(part, axis=0.0, method=method, engine=engine, iterations=iterations)  # type: ignore[arg-type]
         return found["intensity"].to_numpy()
 
     times = interleaved({"ours": lambda: by("native", ours), "peer": lambda: by("astra", peer)}, repeats)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from operandi.stages.corrections import correct
     from operandi.stages.maps import composite, screen
     from operandi.stages.patterns import integrate
-    from operandi.stages.volumes import reconstruct
+    from operandi.stages.reconstruction import reconstruct
 
 # Looked up on first use: `import operandi` is quick, and a missing extra is missed only by what needs it.
 _HOMES = {
@@ -32,7 +32,7 @@ _HOMES = {
     "open": "operandi.opening",
     "parse_experiment": "operandi.experiment_file",
     "read_potentiostat": "operandi.sources.potentiostat",
-    "reconstruct": "operandi.stages.volumes",
+    "reconstruct": "operandi.stages.reconstruction",
     "screen": "operandi.stages.maps",
     "windows": "operandi.stages.charge",
 }

@@ -15,7 +15,8 @@ from operandi.nodes import STEP_COLUMNS, STEPS, Array, Block, Closed, Container,
 from operandi.sinks.tiled import TiledSink
 from operandi.stages.axis import Axis, find_axis
 from operandi.stages.corrections import correct
-from operandi.stages.volumes import FILTERS, reconstruct
+from operandi.stages.filters import FILTERS
+from operandi.stages.reconstruction import reconstruct
 
 ABSORBANCE = "1"
 NO_CHARGE = "charge unknown: a single tomogram has no potentiostat log"

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from operandi.kernels import backprojection as kernel
-from operandi.stages.volumes import filter_taps
+from operandi.stages.filters import filter_taps
 
 N_ANGLES, N_SAMPLES, CENTRE = 12, 21, 9.3
 ANGLE = np.arange(N_ANGLES) * np.pi / N_ANGLES

@@ -1,25 +1,19 @@
-import sys
 from itertools import pairwise
 
 import numpy as np
 import pytest
-import xarray as xr
 from analytic import Spot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operandi.errors import MissingBackendError, ShapeError
-from operandi.stages.axis import Axis
+from operandi.errors import ShapeError
 from operandi.stages.volumes import (
-    FILTERS,
     angular_weights,
     combine,
     combine_variances,
-    filter_projections,
     grid_mm,
     partial_variance,
     partial_volume,
-    reconstruct,
 )
 
 PITCH, AXIS = 0.05, 0.113
@@ -29,11 +23,6 @@ ANGLE = np.arange(96) * 180 / 96
 SPOTS = (Spot(0.3, -0.4, 0.15, 3.0), Spot(-0.25, 0.2, 0.45, 2.0, disc=True))
 SINOGRAM = np.stack([s.project(ANGLE, TRANSLATION, CENTRE) for s in SPOTS], axis=-1)
 GRID = grid_mm(TRANSLATION)
-
-
-def labelled(values: np.ndarray = SINOGRAM, rotation: np.ndarray = ANGLE) -> xr.DataArray:
-    coords = {"rotation": rotation, "translation": TRANSLATION, "q": ("q", [1.0, 2.0], {"units": "1/angstrom"})}
-    return xr.DataArray(values, coords, ("rotation", "translation", "q"), attrs={"units": "counts"})
 
 
 def nrmse(volume: np.ndarray, truth: np.ndarray) -> float:
@@ -53,22 +42,6 @@ def test_x_runs_along_columns_and_y_along_rows():
     volume = partial_volume(SINOGRAM, ANGLE, TRANSLATION, CENTRE)[:, :, 0]
     row, column = np.unravel_index(volume.argmax(), volume.shape)
     assert (GRID[column], GRID[row]) == pytest.approx((0.3, -0.4), abs=PITCH)
-
-
-@pytest.mark.parametrize("name", FILTERS)
-def test_filters_agree_with_a_fourier_filter_of_unlimited_padding(name: str):
-    n, padded = 61, 1 << 15
-    frequency = np.fft.rfftfreq(padded)
-    response = {
-        "ramp": np.ones_like(frequency),
-        "shepp-logan": np.sinc(frequency),
-        "cosine": np.cos(np.pi * frequency),
-        "hann": 0.5 * (1 + np.cos(2 * np.pi * frequency)),
-    }[name]
-    profile = np.random.default_rng(7).normal(size=(2, n, 1))
-    transform = np.fft.rfft(profile, padded, axis=1) * (frequency * response)[:, None]
-    expected = np.fft.irfft(transform, padded, axis=1)[:, :n] / PITCH
-    np.testing.assert_allclose(filter_projections(profile, PITCH, name), expected, atol=2e-4 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("name", ["shepp-logan", "cosine", "hann"])
@@ -203,56 +176,6 @@ def test_what_does_not_fit_is_refused(wrong: dict):
         partial_volume(**{"sinogram": SINOGRAM, "rotation_deg": ANGLE, "translation_mm": TRANSLATION, "axis_mm": CENTRE} | wrong)
     with pytest.raises(ShapeError):
         combine([], [])
-
-
-def test_labelled_reconstruction_carries_units_coordinates_and_how_it_was_made():
-    data = labelled()
-    result = reconstruct(data, axis=Axis(CENTRE, 0.001), sigma=xr.full_like(data, 0.1))
-    assert dict(result.sizes) == {"y": 61, "x": 61, "q": 2}
-    assert result["intensity"].attrs["units"] == "counts/mm"
-    assert result["q"].attrs["units"] == "1/angstrom"
-    np.testing.assert_allclose(result["x"], GRID)
-    np.testing.assert_array_equal(result["intensity"], partial_volume(SINOGRAM, ANGLE, TRANSLATION, CENTRE))
-    variance = partial_variance(np.full_like(SINOGRAM, 0.01), ANGLE, TRANSLATION, CENTRE)
-    np.testing.assert_allclose(result["sigma"], np.sqrt(variance), rtol=1e-5)
-    assert result.attrs == {"method": "fbp", "engine": "native", "axis_mm": CENTRE, "filter": "ramp"}
-
-
-def test_the_axis_is_found_and_a_single_channel_needs_no_q():
-    result = reconstruct(labelled().isel(q=0, drop=True))
-    assert result.attrs["axis_mm"] == pytest.approx(CENTRE, abs=0.02 * PITCH)
-    assert result["intensity"].dims == ("y", "x")
-
-
-def test_fbp_agrees_with_astra():
-    pytest.importorskip("astra")
-    native, peer = (reconstruct(labelled(), axis=CENTRE, engine=engine)["intensity"].to_numpy() for engine in ("native", "astra"))
-    # strips and lines of no width see a Gaussian of 3 pixels differently by a few 1e-3
-    assert nrmse(native[:, :, 0], peer[:, :, 0]) < 0.02
-    assert nrmse(native[:, :, 1], peer[:, :, 1]) < 0.05
-
-
-def test_iterative_methods_find_the_object_from_few_projections():
-    truth = SPOTS[0].image(GRID)
-    few = labelled(SINOGRAM[::4], ANGLE[::4])
-    for method, bound in {"sirt": 0.1, "cgls": 0.1, "mlem": 0.1}.items():
-        found = reconstruct(few, axis=CENTRE, method=method)["intensity"][:, :, 0].to_numpy()
-        assert nrmse(found, truth) < bound, method
-        assert found.sum() == pytest.approx(truth.sum(), rel=0.01), method
-
-
-def test_unknown_names_and_an_impossible_sigma_are_refused(monkeypatch: pytest.MonkeyPatch):
-    data = labelled()
-    for wrong in ({"method": "art"}, {"engine": "tomopy"}, {"filter": "ram-lak"}, {"method": "mlem", "engine": "astra"}):
-        with pytest.raises(ShapeError):
-            reconstruct(data, axis=CENTRE, **wrong)
-    with pytest.raises(ShapeError, match="sigma"):
-        reconstruct(data, axis=CENTRE, method="sirt", sigma=data)
-    with pytest.raises(ShapeError, match="coordinates"):
-        reconstruct(data.drop_vars("rotation"), axis=CENTRE)
-    monkeypatch.setitem(sys.modules, "astra", None)
-    with pytest.raises(MissingBackendError, match=r"operandi\[astra\]"):
-        reconstruct(data, axis=CENTRE, engine="astra")
 
 
 def test_more_projections_mean_less_noise():

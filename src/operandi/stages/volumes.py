@@ -6,72 +6,22 @@ along columns, y along rows. A voxel is in the sinogram's unit per mm. Voxels ou
 projection sees are computed like all others, from the projections that do see them: what lies beyond the detector counts as 0 (as in
 the astra toolbox).
 
-Filtering: Kak & Slaney, Principles of Computerized Tomographic Imaging (1988), chapter 3. Filters are applied as convolutions in real
-space with the exact kernel of the band-limited filter, which equals a Fourier filter with unlimited zero-padding.
+Source of the method: Kak & Slaney, Principles of Computerized Tomographic Imaging (1988), chapter 3.
 """
 
-from collections.abc import Hashable, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-import xarray as xr
 
 from operandi.errors import ShapeError
 from operandi.kernels import backprojection as kernel
-from operandi.stages import engines
-from operandi.stages import iterations as iterative
-from operandi.stages.axis import Axis, locate_axis
+from operandi.stages.filters import filter_taps
 from operandi.stages.sinograms import fill_gaps, usable_projections
-
-Engine = Literal["native", "astra"]
-Method = Literal["fbp", "sirt", "cgls", "mlem"]
 
 PERIOD_DEG = 180.0
 _SAME_ANGLE_DEG = 1e-6
 _NO_SLAB = np.empty((0, 1, 1), np.float32)
-
-
-def _ramp(n: np.ndarray) -> np.ndarray:
-    """Kernel of the ramp, band-limited at half a cycle per sample, at ``n`` samples (may be fractional)."""
-    return 0.5 * np.sinc(n) - 0.25 * np.sinc(n / 2) ** 2
-
-
-FILTERS = {
-    "ramp": _ramp,
-    "shepp-logan": lambda n: -2 / (np.pi**2 * (4 * n**2 - 1)),
-    "cosine": lambda n: 0.5 * (_ramp(n + 0.5) + _ramp(n - 0.5)),
-    "hann": lambda n: 0.5 * _ramp(n) + 0.25 * (_ramp(n + 1) + _ramp(n - 1)),
-}
-"""Kernels, as functions of the distance in samples, for a pitch of 1."""
-
-
-def filter_taps(name: str, n_samples: int, pitch_mm: float) -> np.ndarray:
-    """The filter's kernel at -n … n - 1 samples, in 1/mm, so that its sum with a projection needs no further factor.
-
-    Raises
-    ------
-    ShapeError
-        If there is no filter of this name.
-    """
-    if name not in FILTERS:
-        raise ShapeError(f"there is no filter {name!r}; choose one of {', '.join(FILTERS)}")
-    taps = FILTERS[name](np.arange(-n_samples, n_samples, dtype=float))
-    if name == "ramp":
-        taps[n_samples % 2 :: 2] = 0.0
-        taps[n_samples] = 0.25
-    return taps / pitch_mm
-
-
-def filter_projections(sinogram: np.ndarray, pitch_mm: float, name: str = "ramp") -> np.ndarray:
-    """Filter the projections of a finite sinogram (rotation, translation, q); returns float32 of the same shape, in its unit per mm."""
-    values = np.ascontiguousarray(sinogram, np.float32)
-    taps = filter_taps(name, values.shape[1], pitch_mm).astype(np.float32)
-    slab = np.empty((values.shape[0], values.shape[1] + 2, kernel.CHANNELS), np.float32)
-    filtered = np.empty_like(values)
-    for first in range(0, values.shape[2], kernel.CHANNELS):
-        kernel.filter_slab(values, first, taps, slab)
-        filtered[:, :, first : first + kernel.CHANNELS] = slab[:, 1:-1, : values.shape[2] - first]
-    return filtered
 
 
 def angular_weights(rotation_deg: np.ndarray, period_deg: float = PERIOD_DEG) -> np.ndarray:
@@ -145,7 +95,7 @@ def partial_volume(
     ShapeError
         If the arrays do not fit each other, translations are not equally spaced, or the filter is unknown.
     """
-    return _project_back(_prepare(sinogram, rotation_deg, translation_mm, axis_mm, weights), filter, variance=False)
+    return project_back(prepare(sinogram, rotation_deg, translation_mm, axis_mm, weights), filter, variance=False)
 
 
 def partial_variance(
@@ -161,10 +111,10 @@ def partial_variance(
     Exact for independent cells: filter and interpolation enter with the square of the coefficient of each cell, correlations
     between neighbouring filtered samples included. The variance of a filled cell is interpolated like its value.
     """
-    return _project_back(_prepare(variance, rotation_deg, translation_mm, axis_mm, weights), filter, variance=True)
+    return project_back(prepare(variance, rotation_deg, translation_mm, axis_mm, weights), filter, variance=True)
 
 
-class _Prepared(NamedTuple):
+class Prepared(NamedTuple):
     """What there is to reconstruct, in increasing order of angle and translation."""
 
     projections: np.ndarray
@@ -175,7 +125,16 @@ class _Prepared(NamedTuple):
     lost: np.ndarray
 
 
-def _prepare(sinogram, rotation_deg, translation_mm, axis_mm, weights) -> _Prepared:
+def prepare(
+    sinogram: np.ndarray, rotation_deg: np.ndarray, translation_mm: np.ndarray, axis_mm: float, weights: np.ndarray | None
+) -> Prepared:
+    """Bring what `partial_volume` takes in order: leave out what is not usable, fill gaps, weigh the angles.
+
+    Raises
+    ------
+    ShapeError
+        If the arrays do not fit each other or translations are not equally spaced.
+    """
     values = np.asarray(sinogram, np.float32)
     rotation, translation = np.asarray(rotation_deg, float), np.asarray(translation_mm, float)
     _check(values, rotation, translation, axis_mm, weights)
@@ -188,7 +147,7 @@ def _prepare(sinogram, rotation_deg, translation_mm, axis_mm, weights) -> _Prepa
         values = values[usable]
     filled, lost = fill_gaps(np.ascontiguousarray(values))
     angular = angular_weights(rotation[usable]) if weights is None else np.asarray(weights, float)[usable]
-    return _Prepared(filled, rotation[usable], angular, (axis_mm - translation[0]) / pitch, pitch, lost)
+    return Prepared(filled, rotation[usable], angular, (axis_mm - translation[0]) / pitch, pitch, lost)
 
 
 def warm_up() -> None:
@@ -196,16 +155,17 @@ def warm_up() -> None:
     partial_variance(np.ones((4, 8, 1), np.float32), np.arange(4) * 45.0, np.arange(8.0), 3.5)
 
 
-def _project_back(prepared: _Prepared, filter_name: str, *, variance: bool) -> np.ndarray:
+def project_back(prepared: Prepared, filter_name: str, *, variance: bool) -> np.ndarray:
+    """The volume (y, x, q) of what `prepare` gave, or its variance if that were variances."""
     n = prepared.projections.shape[1]
     taps, cross = filter_taps(filter_name, n, prepared.pitch_mm), None
     if variance:
         taps, cross = taps**2, taps * np.append(taps[1:], 0.0)
-    return _masked(_backproject(prepared, taps, cross), prepared)
+    return mask_lost(_backproject(prepared, taps, cross), prepared)
 
 
-def _masked(volume: np.ndarray, prepared: _Prepared) -> np.ndarray:
-    """NaN where nothing can be said."""
+def mask_lost(volume: np.ndarray, prepared: Prepared) -> np.ndarray:
+    """A volume, in place: NaN where nothing can be said."""
     if len(prepared.projections) == 0:
         volume[:] = np.nan
     volume[:, :, prepared.lost] = np.nan
@@ -224,7 +184,7 @@ def _check(values: np.ndarray, rotation: np.ndarray, translation: np.ndarray, ax
         raise ShapeError(f"the rotation axis is at {axis_mm} mm: give a finite position on the translation axis")
 
 
-def _backproject(prepared: _Prepared, taps: np.ndarray, cross: np.ndarray | None) -> np.ndarray:
+def _backproject(prepared: Prepared, taps: np.ndarray, cross: np.ndarray | None) -> np.ndarray:
     """Filter with ``taps`` and backproject, slab by slab of channels; with ``cross``, as the kernel's variance."""
     projections, centre = prepared.projections, prepared.centre
     n_projections, (n_samples, n_channels) = len(projections), projections.shape[1:]
@@ -282,97 +242,3 @@ def _weighted_sum(partials: Sequence[np.ndarray], shares: np.ndarray) -> np.ndar
         for partial, share in chosen[1:]:
             total[row] += partial[row] * share
     return total
-
-
-def reconstruct(
-    sinogram: xr.DataArray,
-    *,
-    axis: Axis | float | None = None,
-    method: Method = "fbp",
-    engine: Engine = "native",
-    filter: str = "ramp",  # noqa: A002
-    weights: np.ndarray | None = None,
-    sigma: xr.DataArray | None = None,
-    iterations: int | None = None,
-) -> xr.Dataset:
-    """Reconstruct a sinogram, every channel on its own.
-
-    Parameters
-    ----------
-    sinogram : dims rotation (deg), translation (mm)[, q], with their coordinates. NaN is not measured: see `partial_volume`.
-    axis : the rotation axis on the translation axis, mm; None finds it (`find_axis`).
-    method : fbp, or an iterative one: sirt, cgls, mlem (which takes negative cells as 0 and gives no negative voxel).
-    engine : native, or astra (fbp, sirt and cgls, one channel after another), for comparison.
-    filter : of fbp: ramp, shepp-logan, cosine, hann.
-    weights : (rotation,) radians, of fbp, in place of `angular_weights`.
-    sigma : standard deviation of the sinogram, of the same dims; then fbp gives that of the volume, exact for independent cells.
-    iterations : of iterative methods; None takes `iterations.DEFAULT_ITERATIONS`.
-
-    Returns
-    -------
-    Dataset (y, x[, q]): `intensity` in the sinogram's unit per mm, and `sigma` where asked for; x and y in mm from the axis.
-    There is no sigma for iterative methods, which are not linear in the data or stop early.
-
-    Raises
-    ------
-    ShapeError
-        If arrays do not fit each other, sigma is asked of another method than native fbp, or a name is unknown.
-    MissingBackendError
-        If the engine is not installed.
-    """
-    _check_names(method, engine, filter, sigma)
-    values = _cells(sinogram)
-    rotation, translation = sinogram["rotation"].to_numpy(), sinogram["translation"].to_numpy()
-    found = axis if axis is not None else locate_axis(values, rotation, translation)
-    position = found.position if isinstance(found, Axis) else float(found)
-    prepared = _prepare(values, rotation, translation, position, weights)
-    count = iterations if iterations is not None else iterative.DEFAULT_ITERATIONS.get(method, 1)
-    volumes = {"intensity": _run(prepared, method, engine, filter, count)}
-    if sigma is not None:
-        variance = np.where(np.isfinite(values), _cells(sigma) ** 2, np.nan)
-        volumes["sigma"] = np.sqrt(_project_back(_prepare(variance, rotation, translation, position, weights), filter, variance=True))
-    attrs = {"method": method, "engine": engine, "axis_mm": position}
-    attrs |= {"filter": filter} if method == "fbp" else {"iterations": count}
-    return _labelled(volumes, sinogram, grid_mm(translation), attrs)
-
-
-def _check_names(method: str, engine: str, filter_name: str, sigma) -> None:
-    if method not in get_args(Method) or engine not in get_args(Engine) or filter_name not in FILTERS:
-        raise ShapeError(
-            f"cannot reconstruct by method {method!r}, engine {engine!r}, filter {filter_name!r}; methods: {', '.join(get_args(Method))}; "
-            f"engines: {', '.join(get_args(Engine))}; filters: {', '.join(FILTERS)}"
-        )
-    if engine == "astra" and method == "mlem":
-        raise ShapeError("the astra toolbox has no mlem on the CPU: use engine='native'")
-    if sigma is not None and (method, engine) != ("fbp", "native"):
-        raise ShapeError(f"sigma is exact for the native fbp only; {engine} {method} has none: leave sigma out")
-
-
-def _cells(data: xr.DataArray) -> np.ndarray:
-    """(rotation, translation, q), with one q where there is none."""
-    if not {"rotation", "translation"} <= set(data.dims) <= {"rotation", "translation", "q"}:
-        raise ShapeError(f"a sinogram has the dimensions rotation, translation and perhaps q; got {data.dims}")
-    if missing := {"rotation", "translation"} - set(data.coords):
-        raise ShapeError(f"the sinogram lacks the coordinates of {' and '.join(sorted(missing))}: assign them (deg, mm)")
-    values = data.transpose("rotation", "translation", ...).to_numpy()
-    return values if values.ndim == 3 else values[:, :, None]
-
-
-def _run(prepared: _Prepared, method: str, engine: str, filter_name: str, iterations: int) -> np.ndarray:
-    if method == "fbp" and engine == "native" or len(prepared.projections) == 0:
-        return _project_back(prepared, filter_name, variance=False)
-    projections, rotation, centre, pitch = prepared.projections, prepared.rotation_deg, prepared.centre, prepared.pitch_mm
-    if engine == "native":
-        return _masked(iterative.iterate(projections, rotation, centre, pitch, method, iterations), prepared)
-    if method == "fbp":
-        projections = projections * (prepared.weights * len(rotation) / np.pi).astype(np.float32)[:, None, None]
-    return _masked(engines.astra_volume(projections, rotation, centre, pitch, method, filter_name, iterations), prepared)
-
-
-def _labelled(volumes: dict[str, np.ndarray], sinogram: xr.DataArray, grid: np.ndarray, attrs: dict) -> xr.Dataset:
-    dims = ("y", "x", "q") if "q" in sinogram.dims else ("y", "x")
-    shape = (grid.size, grid.size, *([sinogram.sizes["q"]] if "q" in dims else []))
-    units = {"units": f"{sinogram.attrs.get('units', '1')}/mm"}
-    coords: dict[Hashable, Any] = {name: (name, grid, {"units": "mm"}) for name in ("y", "x")}
-    coords |= {name: c for name, c in sinogram.coords.items() if "q" in c.dims and c.ndim == 1}
-    return xr.Dataset({name: (dims, v.reshape(shape), units) for name, v in volumes.items()}, coords, attrs)
