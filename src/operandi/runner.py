@@ -1,5 +1,6 @@
 """The worker: source → intake → pipeline → sink, one run at a time, and its word to the operator."""
 
+import contextlib
 import itertools
 import logging
 import queue
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from operandi import pipeline, provenance
-from operandi.errors import DocumentError, GeometryError
+from operandi.errors import DocumentError, GeometryError, PublishError
 from operandi.experiment import Experiment, Scan
 from operandi.intake import QUEUED_BLOCKS, Intake
 from operandi.nodes import PROCESSED, STEPS, Rows
@@ -24,6 +25,7 @@ from operandi.sources.follow import Follower
 from operandi.stages import scans
 from operandi.stages.charge import at
 from operandi.stages.patterns import Integrator, build_integrator, load_calibration, warm_up
+from operandi.stages.routes import Routes, describes, why_not_ours
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,8 @@ Document = tuple[str, Mapping[str, Any]]
 POLL_S = 0.2
 LOG_POLL_S = 0.5
 PATIENCE_S = 10.0
+DRAIN_S = 60.0
+"""How long the end of a run waits for a server that is away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,16 +224,52 @@ class Callback:
         self._late_s = (experiment.potentiostat.late_s if experiment.potentiostat else 0.0) if late_s is None else late_s
         self._intake: Intake | None = None
         self._feed: LogFeed | None = None
+        self._routes, self._held = Routes(), dict[str, list[Document]]()
+        self._run: str | None = None
         self.processing: Processing | None = None
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
-        """Take one document to its end: what it completes is published, or waits in the spool, on return."""
-        if name == "start":
-            self.start(doc)
-        for event in self.events(name, doc):
-            self.take(event)
-        if name == "stop":
-            self.finish(threading.Event())
+        """Take one document to its end: what it completes is published, or waits in the spool, on return.
+
+        A run is not touched before its descriptor shows that it is the experiment's; others are left alone.
+        """
+        run = self._routes.run_of(name, doc)
+        if run is not None and name == "start":
+            self._held[run] = []
+        if run not in self._held:
+            if self._run is not None and run in (self._run, None):
+                self._feed_one(name, doc)
+            return
+        self._held[run].append((name, doc))
+        if describes(self.experiment.scan, name, doc):
+            self._begin(run)
+        elif name == "stop":
+            log.info("left alone: %s", why_not_ours(self.experiment.scan, self._held.pop(run)))
+
+    def _begin(self, run: str) -> None:
+        """Open the result of a run whose first documents were held back."""
+        held = self._held.pop(run)
+        if self._run is not None:
+            log.warning("left alone: run %s began while run %s is processed; replay it", run, self._run)
+            return
+        with contextlib.suppress(PublishError):
+            self.sink.close(0.0)  # of a run that failed: what was wrong was told then
+        self.start(held[0][1])
+        self._run = run
+        for name, doc in held:
+            self._feed_one(name, doc)
+
+    def _feed_one(self, name: str, doc: Mapping[str, Any]) -> None:
+        try:
+            for event in self.events(name, doc):
+                self.take(event)
+            if name == "stop":
+                self.finish(threading.Event())
+        finally:
+            if name == "stop":
+                self._run = None
+                if not self.sink.close(DRAIN_S):
+                    log.warning("the server has not taken all of run %s; the rest follows when it is processed again", doc["run_start"])
 
     def start(self, doc: Mapping[str, Any]) -> None:
         """Open the result of a new run."""
@@ -330,21 +370,14 @@ def _until_described(scan: Scan, documents: Iterator[Document]) -> list[Document
     Alignment scans and the like go through the same RunEngine: a run is not touched before it shows that it is the experiment's.
     """
     held: list[Document] = []
-    wanted = [key for key in scan.keys.model_dump().values() if key is not None]
-    seen: list[str] = []
     for name, doc in documents:
         held.append((name, doc))
         if held[0][0] != "start":
             raise DocumentError(f"the documents of a run begin with a {name}: the first must be its start")
-        if name == "descriptor" and isinstance(keys := doc.get("data_keys"), Mapping):
-            if doc.get("name") == scan.stream and all(key in keys for key in wanted):
-                return held
-            seen.append(f"{doc.get('name')!r} with {', '.join(map(str, keys))}")
+        if describes(scan, name, doc):
+            return held
         if name == "stop":
-            raise DocumentError(
-                f"run {held[0][1].get('uid')} has no stream {scan.stream!r} with the data keys {', '.join(wanted)}, only "
-                f"{'; '.join(seen) or 'none'}: it is not of this experiment, or scan.stream and scan.keys are to be corrected"
-            )
+            raise DocumentError(why_not_ours(scan, held))
     return []
 
 

@@ -15,7 +15,7 @@ from operandi import provenance
 from operandi.errors import DocumentError
 from operandi.experiment import Experiment
 from operandi.nodes import PROCESSED
-from operandi.runner import Callback, Document, Status, process
+from operandi.runner import DRAIN_S, Callback, Document, Status, process
 from operandi.sinks.raw import RawPublisher
 from operandi.sinks.tiled import TiledSink
 from operandi.sources import journal
@@ -24,7 +24,6 @@ from operandi.sources.replay import TILED_PATCHES
 log = logging.getLogger(__name__)
 
 LOOK_S = 0.5
-DRAIN_S = 60.0
 SINCE = "since"
 STATUS_FILE = "status.json"
 STATUS_EVERY_S = 0.25

@@ -20,7 +20,7 @@ from shared import FOLDER
 
 from operandi.errors import DocumentError
 from operandi.sources import journal
-from operandi.sources.journal import Journal, follow, follow_run, read, runs
+from operandi.sources.journal import Journal, follow_run, read, runs
 from operandi.sources.replay import from_journal
 from operandi.stages.documents import Admission, Exposures, RunStopped
 
@@ -229,28 +229,6 @@ def test_a_line_that_is_half_written_waits_for_its_other_half(tmp_path):
     assert next(documents) == start()
     halt.set()
     assert list(documents) == []
-
-
-def test_a_follower_of_a_folder_sees_new_runs_and_the_old_ones_it_asked_for(tmp_path):
-    write(tmp_path, [*step_run(1, "old"), *step_run(2, "killed")[:-1]])
-    for since, first in ((None, {"killed"}), (0.0, {"old", "killed"})):
-        halt, seen = threading.Event(), []
-        for name, doc in follow(tmp_path, poll_s=0.001, stop=halt, since=since):
-            seen.append((name, doc))
-            if name == "stop" and doc["run_start"] == "new":
-                halt.set()
-            if len(seen) == 3:
-                write(tmp_path, step_run(2, "new"))
-        assert {doc["uid"] for name, doc in seen if name == "start"} == first | {"new"}
-        next(tmp_path.glob("*_new.jsonl")).unlink()
-
-
-def test_a_follower_waits_for_a_folder_that_is_not_there_yet(tmp_path):
-    halt = threading.Event()
-    documents = follow(tmp_path / "later", poll_s=0.001, stop=halt)
-    threading.Timer(0.02, lambda: write(tmp_path / "later", step_run(1))).start()
-    assert next(documents) == start()
-    halt.set()
 
 
 # -- processes ----------------------------------------------------------------------------------------------------

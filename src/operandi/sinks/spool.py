@@ -97,11 +97,6 @@ class Spool:
             self._note(self._done)
             self._changed.notify_all()
 
-    def waiting(self) -> list[Operation]:
-        """Everything that waits, oldest first."""
-        with self._changed:
-            return [operation for _, operation in self._pending]
-
     def __len__(self) -> int:
         return len(self._pending)
 

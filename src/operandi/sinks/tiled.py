@@ -21,7 +21,7 @@ from tiled.utils import safe_json_dump
 
 from .. import tasks
 from ..errors import PublishError, ShapeError
-from ..nodes import PROCESSED, RESULT_SPEC, STEPS, Array, Block, Closed, Container, NodePath, Product, Rows, Table
+from ..nodes import PROCESSED, RESULT_SPEC, Array, Block, Closed, Container, NodePath, Product, Rows, Table
 from .arrays import ArrayStore
 from .spool import Operation, Spool
 from .wire import Layout, ServerAwayError, ServerFaultError, Wire, schema
@@ -74,16 +74,6 @@ class TiledSink:
             The product does not fit what was declared.
         """
         self._result().apply(product)
-
-    def committed_steps(self, column: str = "step") -> set[int]:
-        """Steps that are on the server or wait in the spool.
-
-        Raises
-        ------
-        PublishError
-            The server is away.
-        """
-        return self._result().committed(STEPS, column)
 
     @property
     def backlog(self) -> int:
@@ -229,11 +219,6 @@ class _Publication:
             self._store.sync()  # what a row announces is on the disk before the row can be anywhere
             values = {column: [kind, _listed(rows.columns[column], kind)] for column, kind in table.columns.items()}
             self._spool.append({"do": "rows", "path": rows.path, "order": table.order, "columns": values}, durable=True)
-
-    def committed(self, path: NodePath, column: str) -> set[int]:
-        waiting = [op["columns"][column][1] for op in self._spool.waiting() if op["do"] == "rows" and tuple(op["path"]) == path]
-        published = self._wire.column((*self._at, *path), column)
-        return {int(step) for steps in waiting for step in steps} | {int(step) for step in ([] if published is None else published)}
 
     def drain(self, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s

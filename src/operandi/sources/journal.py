@@ -305,33 +305,6 @@ def follow_run(path: str | os.PathLike[str], *, poll_s: float = 0.1, stop: threa
         stop.wait(poll_s)
 
 
-def follow(
-    folder: str | os.PathLike[str], *, poll_s: float = 0.1, stop: threading.Event | None = None, since: float | None = None
-) -> Iterator[Document]:
-    """The documents of all runs in a folder as they are written, until ``stop`` is set.
-
-    A run that is not finished is told from its beginning. Finished runs are left out, unless they started at
-    ``since`` (UTC epoch seconds, 0 for all) or later. Runs that are measured at the same time come mixed: see
-    `operandi.stages.routes.Routes`.
-    """
-    folder, stop = Path(folder), stop or threading.Event()
-    tails: dict[Path, _Tail] = {}
-    old = (
-        {run.path for run in runs(folder) if run.finished and not (since is not None and run.started >= since)}
-        if folder.is_dir()
-        else set()
-    )
-    looked = 0.0
-    while not stop.is_set():
-        if folder.is_dir() and (time.monotonic() - looked >= 1.0 or folder.stat().st_mtime >= time.time() - 1.0):
-            looked = time.monotonic()
-            tails |= {path: _Tail(path) for path in _journals(folder) if path not in tails and path not in old}
-        for path, tail in tails.items():
-            if not tail.ended and path.exists():
-                yield from tail.new()
-        stop.wait(poll_s)
-
-
 def _journals(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.jsonl") if _NAME.fullmatch(path.name))
 

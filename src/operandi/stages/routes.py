@@ -1,7 +1,9 @@
-"""Routes: which run a document belongs to, where documents of several runs are mixed."""
+"""Routes: which run a document belongs to, and whether that run is an experiment's."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from operandi.experiment import Scan
 
 
 class Routes:
@@ -35,3 +37,29 @@ class Routes:
             if isinstance(uid := doc.get(field), str):
                 return self._runs.get(uid)
         return self._open[-1] if name == "resource" and self._open else None
+
+
+def describes(scan: Scan, name: str, doc: Mapping[str, Any]) -> bool:
+    """Whether a document is the descriptor of the scan's stream, with all its data keys: its run is the experiment's."""
+    keys = doc.get("data_keys")
+    if name != "descriptor" or doc.get("name") != scan.stream or not isinstance(keys, Mapping):
+        return False
+    return all(key in keys for key in _wanted(scan))
+
+
+def why_not_ours(scan: Scan, documents: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
+    """Why a run that is over is not the experiment's, from its documents."""
+    uid, seen = None, []
+    for name, doc in documents:
+        if name == "start":
+            uid = doc.get("uid")
+        elif name == "descriptor" and isinstance(keys := doc.get("data_keys"), Mapping):
+            seen.append(f"{doc.get('name')!r} with {', '.join(map(str, keys))}")
+    return (
+        f"run {uid} has no stream {scan.stream!r} with the data keys {', '.join(_wanted(scan))}, only {'; '.join(seen) or 'none'}: "
+        "it is not of this experiment, or scan.stream and scan.keys are to be corrected"
+    )
+
+
+def _wanted(scan: Scan) -> list[str]:
+    return [key for key in scan.keys.model_dump().values() if key is not None]
