@@ -232,3 +232,34 @@ def test_identity_leaves_out_publishing_and_holds_the_numbers(tmp_path: Path):
 def test_identity_without_the_calibration_names_the_field(tmp_path: Path):
     with pytest.raises(GeometryError, match=re.escape("geometry.poni")):
         identity(parse_experiment(MINIMAL, folder=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("backlash_mm: atuo", "cell.yml:10: scan.backlash_mm: is 'atuo'; write a number of mm, or auto"),
+        ("backlash_mm: .inf", "cell.yml:10: scan.backlash_mm: is inf; write a number of mm, or auto"),
+        ("backlash_mm: [1]", "cell.yml:10: scan.backlash_mm: is [1]; write a number of mm, or auto"),
+        ("order: bitreversed", "correct it to 'bit-reversed'"),
+        ("sets_by: key", "keys.set names no data key"),
+        ("order: golden\n  inner: rotation", "make it bit-reversed"),
+        ("backlash_mm: 0.02\n  travel: forward", "here none does"),
+        ("backlash_mm: auto\n  inner: rotation", "here none does"),
+    ],
+)
+def test_a_scan_that_cannot_be_measured_as_it_says_is_refused(line, expected):
+    assert expected in fault(with_line("  sets: 10", "  " + line))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "backlash_mm: -0.02",
+        "backlash_mm: auto",
+        "order: golden",
+        "sets_by: key\n  keys: {set: pass}",
+        "inner: rotation\n  order: bit-reversed",
+    ],
+)
+def test_scans_of_every_order_are_taken(line):
+    assert parse_experiment(with_line("  sets: 10", "  " + line)).scan.sets == 10

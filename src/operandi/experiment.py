@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -82,6 +83,8 @@ class Keys(_Section):
     """Incident flux; null where there is none."""
     time: str | None = "exposure_start"
     """Start of each exposure in UTC epoch seconds; null takes the time of the event."""
+    set: str | None = None
+    """Number of the set, from 0, for scan.sets_by: key; null where there is none."""
 
 
 class Scan(_Section):
@@ -99,7 +102,12 @@ class Scan(_Section):
     rotation_range_deg: Positive = 180.0
     """Range that one set covers; its last angle lies one step before the end."""
     interlaces: Count = 2
-    """Set s is turned by (s mod interlaces) / interlaces of a rotation step."""
+    """Set s is turned by (s mod interlaces) / interlaces of a rotation step; of no meaning to a golden order."""
+    order: Literal["sequential", "bit-reversed", "golden"] = "sequential"
+    """Sequential: the turns of the sets grow. Bit-reversed: the same turns, each halving a widest gap that the sets before left. Golden:
+    each line of the whole scan stands range / 1.618… on from the one before, modulo the range."""
+    inner: Literal["translation", "rotation"] = "translation"
+    """What moves from image to image: the translation, through a line at each angle; or the rotation, through all angles at each place."""
     translations: Annotated[int, Field(ge=2)]
     """Positions, one image each, in one line; also the edge of the map in points."""
     translation_start_mm: float
@@ -107,7 +115,11 @@ class Scan(_Section):
     translation_stop_mm: float
     """Centre of the last position (included)."""
     travel: Literal["alternating", "forward"] = "alternating"
-    """Alternating: every other line runs backwards."""
+    """Alternating: every other line (with inner: rotation, every other sweep of the angle) runs backwards."""
+    backlash_mm: float | Literal["auto"] = 0.0
+    """What to add to the translation of lines that run backwards to get the true one; auto: found in the first frame."""
+    sets_by: Literal["plan", "key", "motion"] = "plan"
+    """How an exposure finds its set: by its number in the plan, by keys.set, or by the measured rotation and translation."""
     exposure_s: Positive
     """Time of one image, readout included."""
     window_sets: Count = 2
@@ -121,6 +133,24 @@ class Scan(_Section):
             raise ValueError("translation_start_mm and translation_stop_mm are equal: the beam would not travel")
         if self.window_sets > self.sets:
             raise ValueError(f"window_sets is {self.window_sets}, but the scan has only {self.sets} set(s)")
+        return self
+
+    @field_validator("backlash_mm", mode="before")
+    @classmethod
+    def _number_or_auto(cls, value: Any) -> Any:
+        # Said here, because pydantic would tell of each alternative on its own.
+        if value != "auto" and not (isinstance(value, int | float) and math.isfinite(value)):
+            raise ValueError(f"is {value!r}; write a number of mm, or auto")
+        return value
+
+    @model_validator(mode="after")
+    def _measurable(self):
+        if self.order == "golden" and self.inner == "rotation":
+            raise ValueError("order: golden jumps from angle to angle, which inner: rotation cannot; make it bit-reversed")
+        if self.sets_by == "key" and self.keys.set is None:
+            raise ValueError("sets_by is key, but keys.set names no data key that holds the number of the set; name it")
+        if self.backlash_mm != 0 and (self.inner == "rotation" or self.travel == "forward"):
+            raise ValueError("backlash_mm corrects lines that run backwards, and here none does; leave it out")
         return self
 
 

@@ -222,7 +222,7 @@ def _hint(detail: ErrorDetails) -> str:
 
 def _meaning(location: Location) -> str:
     field = _section(location[:-1]).model_fields.get(str(location[-1])) if location else None
-    return f" ({field.description.rstrip('.')})" if field is not None and field.description else ""
+    return f" ({' '.join(field.description.split()).rstrip('.')})" if field is not None and field.description else ""
 
 
 def _unknown_key(location: Location) -> str:
