@@ -1,11 +1,20 @@
 """The simulated log says what the paper's potentiostat said, as EC-Lab writes it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import yadg.extractors.eclab.mpt as eclab
 
 from operandi.errors import PotentiostatError
-from operandi.simulate.potentiostat import OPEN_ROWS, SET_BOUNDARIES_MAH, PotentiostatLog, paper_curve, recorded_curve
+from operandi.simulate.potentiostat import (
+    OPEN_ROWS,
+    SET_BOUNDARIES_MAH,
+    PotentiostatLog,
+    discharged_by_accident,
+    paper_curve,
+    recorded_curve,
+)
 
 CURVE = paper_curve(7200.0)
 T0 = 1.7638e9
@@ -105,3 +114,48 @@ def test_a_simulated_log_makes_room_for_the_next(tmp_path):
     written(tmp_path / "log.mpt", until_s=100)
     written(tmp_path / "log.mpt", until_s=0)
     assert read(tmp_path / "log.mpt")["uts"].size == OPEN_ROWS + 1
+
+
+@pytest.mark.parametrize("start_s", [300.0, 3600.0, 3610.5])
+def test_an_accident_takes_charge_away_and_gives_it_back_and_all_later_charge_comes_later(start_s):
+    curve = discharged_by_accident(CURVE, start_s=start_s, discharge_s=120.0, current_ma=30.4)
+    begin, end = curve.accident_s
+    assert (begin, end) == (start_s, pytest.approx(start_s + 240, abs=0.05))
+    assert float(curve.charge(start_s + 120)) == pytest.approx(float(CURVE.charge(start_s)) - 30.4 * 120 / 3600, abs=1e-3)
+    elapsed = np.linspace(0, 7200, 200)
+    np.testing.assert_allclose(curve.charge(elapsed + (end - begin) * (elapsed > start_s)), CURVE.charge(elapsed), atol=2e-3)
+
+
+def test_in_an_accident_current_is_still_the_derivative_of_charge():
+    curve = discharged_by_accident(CURVE, start_s=3600.0, discharge_s=120.0, current_ma=30.4)
+    elapsed = np.linspace(3500, 4000, 5001)
+    passed = np.cumsum(np.diff(elapsed, prepend=elapsed[0]) * curve.current(elapsed - 0.05)) / 3600
+    np.testing.assert_allclose(curve.charge(elapsed) - curve.charge(elapsed[0]), passed, atol=2e-3)
+    assert curve.current(3660.0) == pytest.approx(-30.4)
+    assert curve.current(3780.0) == pytest.approx(30.4)
+
+
+@pytest.mark.parametrize("wrong", [{"start_s": 0.0}, {"start_s": 7200.0}, {"discharge_s": 0.0}, {"current_ma": -30.0}])
+def test_an_accident_that_cannot_be_is_refused(wrong):
+    with pytest.raises(PotentiostatError, match="no accident"):
+        discharged_by_accident(CURVE, **{"start_s": 3600.0, "discharge_s": 120.0, "current_ma": 30.4, **wrong})
+
+
+def test_a_log_with_an_accident_says_oxidation_turned_into_reduction_within_one_step(tmp_path):
+    curve = discharged_by_accident(CURVE, start_s=3600.0, discharge_s=120.0, current_ma=30.4)
+    log = PotentiostatLog(tmp_path / "log.mpt", curve, first_image_s=T0)
+    log.advance(T0 + 7600)
+    log.close()
+    read_back = read(tmp_path / "log.mpt")
+    elapsed = read_back["uts"].values - T0
+    accident = (elapsed > 3600) & (elapsed < 3720)
+    np.testing.assert_allclose(read_back["<I>"].values[accident], -30.4, rtol=1e-6)
+    assert (read_back["Ns"].values[accident] == 2).all()
+    assert (read_back["mode"].values[accident] == 1).all()
+    assert (np.diff(read_back["(Q-Qo)"].values[accident]) < 0).all()
+
+
+def test_a_cell_may_discharge_itself_once_the_current_is_removed():
+    leaking = replace(CURVE, self_discharge_v_h=0.05)
+    assert leaking.voltage(7200 + 3600.0) == pytest.approx(CURVE.voltage(7200 + 3600.0) - 0.05)
+    assert leaking.voltage(7200.0) == CURVE.voltage(7200.0)

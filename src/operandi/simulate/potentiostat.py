@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -28,7 +28,9 @@ class ChargeCurve:
     """Charge of the cell at increasing times (knot,), seconds after the first image, with a cubic in between.
 
     ``rate_mah_s`` is its slope at the knots; before the first and after the last knot the circuit is open. ``voltage_v``
-    at the knots is interpolated linearly; ``constant_current_s`` is when the voltage limit takes over.
+    at the knots is interpolated linearly; ``constant_current_s`` is when the voltage limit takes over. ``accident_s`` are the
+    start and end of an accidental discharge with its recharge, both at constant current. ``self_discharge_v_h`` is the fall of the
+    voltage after the last knot, beside its relaxation.
     """
 
     elapsed_s: np.ndarray
@@ -36,6 +38,8 @@ class ChargeCurve:
     rate_mah_s: np.ndarray
     voltage_v: np.ndarray
     constant_current_s: float = 0.0
+    accident_s: tuple[float, float] | None = None
+    self_discharge_v_h: float = 0.0
 
     def charge(self, elapsed_s: np.ndarray | float) -> np.ndarray:
         """Charge in mAh, at any times."""
@@ -50,7 +54,8 @@ class ChargeCurve:
         """Voltage of the working electrode in V; it relaxes by 40 mV after the last knot."""
         t = np.asarray(elapsed_s, float)
         after = np.maximum(t - self.elapsed_s[-1], 0)
-        return np.interp(t, self.elapsed_s, self.voltage_v) - 0.04 * (1 - np.exp(-after / 240))
+        relaxed = 0.04 * (1 - np.exp(-after / 240)) + self.self_discharge_v_h * after / 3600
+        return np.interp(t, self.elapsed_s, self.voltage_v) - relaxed
 
     def _evaluate(self, elapsed_s: np.ndarray | float, derivative: int) -> np.ndarray:
         from scipy.interpolate import CubicHermiteSpline
@@ -78,6 +83,49 @@ def paper_curve(duration_s: float) -> ChargeCurve:
     # The voltage needs more knots than the charge; at those the cubic reproduces itself.
     return ChargeCurve(
         dense, curve.charge(dense), np.asarray(curve._evaluate(dense, 1)), np.interp(dense, voltage_t, voltage), float(knots[1])
+    )
+
+
+_SWITCH_S = 0.01
+"""Time in which the current turns round."""
+
+
+def discharged_by_accident(curve: ChargeCurve, *, start_s: float, discharge_s: float, current_ma: float) -> ChargeCurve:
+    """The same charge with an accidental discharge in its middle, ``discharge_s`` from ``start_s`` on at ``current_ma``.
+
+    As much is recharged at the same current; all that follows comes later by the time of both, so the charge ends later.
+
+    Raises
+    ------
+    PotentiostatError
+        ``start_s`` does not lie within the charge, or the discharge has no length or no current.
+    """
+    first, last = float(curve.elapsed_s[0]), float(curve.elapsed_s[-1])
+    if not (first < start_s < last and discharge_s > 2 * _SWITCH_S and current_ma > 0):
+        raise PotentiostatError(
+            f"no accident can begin at {start_s:g} s, last {discharge_s:g} s and take {current_ma:g} mA in a charge from {first:g} to "
+            f"{last:g} s: place it within, with a length and a current above 0"
+        )
+    turns = start_s + np.array([0.0, _SWITCH_S, discharge_s, discharge_s + _SWITCH_S])
+    rate = np.array([float(curve.current(start_s)), -current_ma, -current_ma, current_ma]) / 3600
+    charge = float(curve.charge(start_s)) + np.concatenate([[0.0], np.cumsum(0.5 * (rate[1:] + rate[:-1]) * np.diff(turns))])
+    # the recharge is as long as it takes, and its current turns into the one that was interrupted
+    rest_mah = charge[0] - charge[-1] - 0.5 * (rate[-1] + rate[0]) * _SWITCH_S
+    recharged = turns[-1] + rest_mah / rate[-1]
+    turns, charge = np.append(turns, [recharged, recharged + _SWITCH_S]), np.append(charge, [charge[-1] + rest_mah, charge[0]])
+    rate = np.append(rate, rate[[-1, 0]])
+    later = curve.elapsed_s > start_s
+    delay = turns[-1] - start_s
+    volts = float(curve.voltage(start_s)) - np.array([0.0, 0.06, 0.12, 0.02, 0.0, 0.0])
+    limit = curve.constant_current_s
+    return replace(
+        curve,
+        elapsed_s=np.concatenate([curve.elapsed_s[curve.elapsed_s < start_s], turns, curve.elapsed_s[later] + delay]),
+        charge_mah=np.concatenate([curve.charge_mah[curve.elapsed_s < start_s], charge, curve.charge_mah[later]]),
+        rate_mah_s=np.concatenate([curve.rate_mah_s[curve.elapsed_s < start_s], rate, curve.rate_mah_s[later]]),
+        voltage_v=np.concatenate([curve.voltage_v[curve.elapsed_s < start_s], volts, curve.voltage_v[later]]),
+        constant_current_s=limit + delay if limit > start_s else limit,
+        accident_s=(start_s, float(turns[-1])),
     )
 
 
@@ -200,8 +248,14 @@ def rows(curve: ChargeCurve, numbers: np.ndarray, row_s: float = ROW_S) -> str:
 
 
 def _protocol(curve: ChargeCurve, elapsed_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Step of the protocol and EC-Lab mode: open circuit, constant current, constant voltage, open circuit."""
+    """Step of the protocol and EC-Lab mode: open circuit, constant current, constant voltage, open circuit.
+
+    An accident happens within its step, at constant current.
+    """
     start, limit, stop = curve.elapsed_s[0], curve.constant_current_s, curve.elapsed_s[-1]
     step = np.select([elapsed_s < start, elapsed_s < limit, elapsed_s < stop], [0, 1, 2], 3)
     mode = np.array([_OPEN, _CURRENT, _VOLTAGE, _OPEN])[step]
+    if curve.accident_s is not None:
+        begin, end = curve.accident_s
+        mode = np.where((elapsed_s >= begin) & (elapsed_s < end), _CURRENT, mode)
     return step, mode
