@@ -1,12 +1,10 @@
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from operandi.errors import ShapeError
-from operandi.stages.charge import Log, Window, at, phase_of_cycle, phases, windows
+from operandi.stages.charge import Log, Window, at, phase_of_cycle, phases, tag_of_exposures, windows
 
 # Lübke et al., 10.1039/D4EE00590B, supporting information
 BOUNDARIES = [0, 6.08, 11.49, 15.36, 18.14, 20.28, 22.21, 23.93, 25.59, 27.28, 28.54]
@@ -24,15 +22,15 @@ RANGES = [
 TAGS = [5.74, 10.72, 14.82, 17.82, 20.18, 22.11, 23.90, 25.61, 27.07]
 
 
-def log_of(seconds, charge=None, voltage=None, current=None, step=None) -> Log:
+def log_of(seconds, charge=None, voltage=None, current=None, step=None, cycle=None) -> Log:
     t = np.asarray(seconds, float)
     n = len(t)
 
     def column(values, fill):
         return np.full(n, fill) if values is None else np.asarray(values, float)
 
-    steps = np.zeros(n, np.int64) if step is None else np.asarray(step, np.int64)
-    return Log(t, column(voltage, 3.7), column(current, 1.0), column(charge, 0.0), steps, np.zeros(n, np.int64))
+    steps, cycles = (np.zeros(n, np.int64) if values is None else np.asarray(values, np.int64) for values in (step, cycle))
+    return Log(t, column(voltage, 3.7), column(current, 1.0), column(charge, 0.0), steps, cycles)
 
 
 def test_ten_sets_give_the_nine_frames_of_the_paper():
@@ -75,13 +73,14 @@ def test_every_window_spans_its_own_boundaries(boundaries, length, step):
         assert (frame.q_start_mah, frame.q_end_mah) == (boundaries[frame.set_first], boundaries[frame.set_last + 1])
 
 
-def test_between_rows_the_log_is_linear_and_the_step_that_of_the_row_before():
-    log = log_of([0, 10, 20], charge=[0, 1, -1], voltage=[3, 3.2, 3.1], current=[5, 5, -10], step=[1, 2, 3])
+def test_between_rows_the_log_is_linear_and_step_and_cycle_are_those_of_the_row_before():
+    log = log_of([0, 10, 20], charge=[0, 1, -1], voltage=[3, 3.2, 3.1], current=[5, 5, -10], step=[1, 2, 3], cycle=[0, 0, 1])
     found = at(log, [0, 5, 10, 15, 20])
     np.testing.assert_array_equal(found.charge, [0, 0.5, 1, 0, -1])
     np.testing.assert_allclose(found.voltage, [3, 3.1, 3.2, 3.15, 3.1])
     np.testing.assert_array_equal(found.current, [5, 5, 5, -2.5, -10])
     np.testing.assert_array_equal(found.step, [1, 1, 2, 2, 3])
+    np.testing.assert_array_equal(found.cycle, [0, 0, 0, 0, 1])
 
 
 def test_outside_the_log_nothing_is_known():
@@ -90,7 +89,7 @@ def test_outside_the_log_nothing_is_known():
     np.testing.assert_array_equal(found.step, [[-1, -1], [-1, 0]])
     empty = at(Log.empty(), [1.0])
     assert np.isnan(empty.charge[0])
-    assert empty.step[0] == -1
+    assert empty.step[0] == empty.cycle[0] == -1
 
 
 def test_inside_a_gap_nothing_is_known_but_at_its_edges():
@@ -116,14 +115,50 @@ def test_what_is_read_lies_between_its_neighbours(seconds, moment):
         assert found == pytest.approx(np.interp(moment, seconds, np.sin(seconds)), abs=1e-9)
 
 
-def test_a_hundred_thousand_moments_in_a_million_rows_take_under_a_second():
-    seconds = np.arange(1_000_000.0)
-    log = log_of(seconds, charge=seconds / 3600)
-    moments = np.random.default_rng(1).uniform(0, 999_999, 100_000)
-    begun = time.perf_counter()
-    found = at(log, moments)
-    assert time.perf_counter() - begun < 1
-    np.testing.assert_allclose(found.charge, moments / 3600, rtol=1e-12)
+def test_the_tag_of_a_frame_is_its_range_its_middle_and_its_mean_by_dose():
+    tag = tag_of_exposures([1.0, 2.0, 6.0, 4.0], dose=[1, 1, 0, 2])
+    assert (tag.first, tag.last, tag.middle, tag.lowest, tag.highest) == (1, 4, 2.5, 1, 6)
+    assert tag.mean == pytest.approx((1 + 2 + 2 * 4) / 4)
+    assert tag.spread == pytest.approx(np.sqrt(np.cov([1, 2, 4], aweights=[1, 1, 2], ddof=0)))
+    assert tag.known == 1
+
+
+def test_without_a_monitor_every_exposure_counts_alike():
+    charge = np.linspace(0, 11.49, 400)
+    tag = tag_of_exposures(charge)
+    assert tag.mean == pytest.approx(tag.middle)
+    assert tag.spread == pytest.approx(charge.std())
+
+
+def test_a_beam_that_fades_moves_the_mean_towards_what_it_saw():
+    tag = tag_of_exposures(np.linspace(0, 10, 101), dose=np.linspace(1, 0, 101))
+    assert tag.mean == pytest.approx(10 / 3, rel=0.01)
+    assert tag.middle == 5
+
+
+def test_what_is_not_known_yet_is_told_and_leaves_the_mean_of_the_rest():
+    tag = tag_of_exposures([1.0, 3.0, np.nan], dose=[1, 1, 2])
+    assert (tag.first, tag.mean, tag.known) == (1, 2, 0.5)
+    assert np.isnan([tag.last, tag.middle]).all()
+    nothing = tag_of_exposures([np.nan, np.nan])
+    assert nothing.known == 0
+    assert np.isnan([nothing.first, nothing.middle, nothing.mean, nothing.lowest]).all()
+    assert np.isnan(tag_of_exposures([1.0, 2.0], dose=[0, 0]).mean)
+
+
+@pytest.mark.parametrize("dose", [[1.0], [1.0, -1.0]])
+def test_doses_that_do_not_fit_are_refused(dose):
+    with pytest.raises(ShapeError, match="dose"):
+        tag_of_exposures([1.0, 2.0], dose=dose)
+
+
+@given(st.lists(st.tuples(st.floats(-50, 50), st.integers(0, 10**6)), min_size=1, max_size=20))
+def test_the_mean_lies_within_the_range(exposures):
+    charge, dose = map(list, zip(*exposures, strict=True))
+    tag = tag_of_exposures(charge, dose=dose)
+    assert np.isnan(tag.mean) == (sum(dose) == 0)
+    if sum(dose):
+        assert tag.lowest - 1e-6 <= tag.mean <= tag.highest + 1e-6
 
 
 def test_a_log_grows_by_rows_that_follow_it():

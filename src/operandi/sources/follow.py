@@ -11,7 +11,7 @@ import numpy as np
 
 from operandi.errors import PotentiostatError
 from operandi.sources import log_headers
-from operandi.sources.log_columns import Accumulator, limits, numbers
+from operandi.sources.log_columns import Accumulator, averages, limits, numbers
 from operandi.sources.log_headers import Header, Start
 from operandi.stages.charge import Log
 
@@ -85,6 +85,7 @@ class TextLog:
         if self.header is None:
             return False
         self._zero = log_headers.resolve_start(self.header, self.timezone, self._start, str(self.path))
+        self._accumulator = Accumulator(str(self.path), averages(self.header.layout, self.header.attrs.get("technique", "")))
         self._offset, self._line = self.header.length, head[: self.header.length].count(b"\n")
         self._head, self._tail = head[:_SEAL], head[: self.header.length][-_SEAL:]
         return True

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operandi.errors import MissingBackendError, PotentiostatError
-from operandi.sources.log_columns import Accumulator, Layout, assign_columns, limits
+from operandi.sources.log_columns import Accumulator, Layout, assign_columns, averages, limits, tell_current
 from operandi.sources.log_headers import Header, Start, resolve_start
 from operandi.stages.charge import Log
 
@@ -106,7 +106,9 @@ def read_binary(path: Path, *, timezone: str, start: Start | None) -> tuple[Log,
     zero = resolve_start(Header(layout, 0, table.started), timezone, start, str(path))
     attrs = dict(table.attrs) | {"column_" + role: name for role, name in layout.names.items()}
     attrs |= {"started": table.started.isoformat(" ")} if table.started else {}
-    return Accumulator(str(path)).rows(elapsed, columns, zero), attrs
+    technique = table.attrs.get("technique", "")
+    attrs["current"] = tell_current(layout, technique)
+    return Accumulator(str(path), averages(layout, technique)).rows(elapsed, columns, zero), attrs
 
 
 def _explain(path: Path, absent: int, reasons: list[str]) -> NoReturn:

@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operandi.errors import PotentiostatError
-from operandi.stages.charge import Log
+from operandi.stages.charge import Log, increments
+from operandi.stages.protocols import StepFinder
 
 VOLTAGE_LIMIT_V, CURRENT_LIMIT_MA, CHARGE_LIMIT_MAH, ELAPSED_LIMIT_S = 20.0, 1e6, 1e8, 1e10
 LONGEST_FIELD = 64
+MEAN_CURRENT = "mean since the row before"
 _BOUNDS = {"voltage": (VOLTAGE_LIMIT_V, "V"), "current": (CURRENT_LIMIT_MA, "mA")}
 _BOUNDS |= {role: (CHARGE_LIMIT_MAH, "mAh") for role in ("charge", "increment", "half")}
 _BOUNDS |= {role: (1e9, "") for role in ("step", "cycle", "half_cycle", "mode")}
@@ -65,7 +67,8 @@ def split_unit(header: str) -> tuple[str, str | None]:
     return text, None
 
 
-def _scale(role: str, header: str, unit: str | None, where: str) -> float:
+def scale_of(role: str, header: str, unit: str | None, where: str) -> float:
+    """What values of ``role`` in ``unit`` are multiplied by to be in ours (V, mA, mAh, s); 1 where no unit is stated."""
     if role not in _SCALES or unit is None:
         return 1.0
     plain = unit.lower().replace("µ", "u").replace("μ", "u").replace(".", "").replace(" ", "").replace("·", "")
@@ -96,7 +99,10 @@ def assign_columns(
         index = _find(role, headers, plain, declared.get(role), where)
         if index is not None:
             unit = units.get(role, plain[index][1])
-            places[role], names[role] = (index, _scale(role, headers[index], unit, where)), headers[index].strip()
+            places[role], names[role] = (index, scale_of(role, headers[index], unit, where)), headers[index].strip()
+    if "charge" not in declared and "mode" in places and names.get("charge", "").lower().startswith("capacity"):
+        # EC-Lab's has no sign and starts over with each half cycle
+        del places["charge"], names["charge"]
     for role in ("time", "voltage"):
         if role not in places:
             known = ", ".join(headers)[:300]
@@ -194,17 +200,34 @@ def _floats(words: NDArray) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     return values, wrong
 
 
+def averages(layout: Layout, technique: str) -> bool:
+    """Whether the file's current is the mean since the row before: EC-Lab's ``<I>``, but not in voltammetry.
+
+    There it is the mean over the last part of each potential step (EC-Lab's "Measure <I> over the last 50 % of the step").
+    """
+    voltammetry = technique.upper() == "CV" or "voltammetry" in technique.lower()
+    return layout.names.get("current", "").strip('" ').startswith("<") and not voltammetry
+
+
+def tell_current(layout: Layout, technique: str) -> str:
+    """What a row's current is, in words; `MEAN_CURRENT` where it is a mean."""
+    return MEAN_CURRENT if "current" not in layout.places or averages(layout, technique) else "of the row's moment"
+
+
 @dataclass(slots=True)
 class Accumulator:
     """Makes rows of a log from columns as they come, and remembers what the next rows need.
 
     The charge is the file's own column, (Q-Qo) or that of the half cycle, with every restart of its counter undone; without one,
-    the sum of the file's dq; without that, the current integrated by the trapezoidal rule. A current that the file lacks is the charge's
-    rate, and the mean over the time before its row.
+    the sum of the file's dq; without that, the integral of the current (`operandi.stages.charge.increments`), NaN in rows whose current
+    is. A current that the file lacks is the charge's rate, and the mean over the time before its row. Steps and cycles that the file lacks
+    are recognised (`StepFinder`).
     """
 
     where: str
+    averaged: bool = False
     last: dict[str, float] = field(default_factory=dict)
+    found: StepFinder = field(default_factory=StepFinder)
 
     def rows(self, elapsed: NDArray[np.float64], columns: Columns, start: float) -> Log:
         """Rows at ``start + elapsed`` (s) with the values of ``columns``, which must be inside `limits`.
@@ -221,14 +244,17 @@ class Accumulator:
             at = int(np.argmin(period))
             jump = f"the time goes back from {previous[at]:.4f} to {previous[at + 1]:.4f} s"
             raise PotentiostatError(f"{self.where}: {jump}: rows are damaged or logs were joined; give one technique's log")
+        step = self._steps(columns, n)
         own = columns.get("current")
-        given = self._increments(own, columns.get("increment"), period)
-        charge, increments = self._charge(columns, given, own, period)
-        current = own if own is not None else np.divide(increments * 3600.0, period, out=np.zeros(n), where=period > 0)
+        given = self._increments(elapsed, own, columns.get("increment"), step)
+        charge, passed = self._charge(columns, given, own, period)
+        current = own if own is not None else np.divide(passed * 3600.0, period, out=np.zeros(n), where=period > 0)
         if n:
             self.last["elapsed"] = float(elapsed[-1])
         voltage = columns["voltage"].astype(np.float64)
-        return Log(start + elapsed, voltage, current, charge, self._steps(columns, n), self._cycles(columns, n))
+        found_step, found_cycle = self._recognised(columns, voltage, current)
+        cycle = self._cycles(columns, found_cycle)
+        return Log(start + elapsed, voltage, current, charge, found_step if step is None else step, cycle)
 
     def _before(self, name: str, values: NDArray[np.float64], first: float) -> NDArray[np.float64]:
         """``values`` one row earlier; remembers the last for the rows that follow."""
@@ -237,28 +263,34 @@ class Accumulator:
             self.last[name] = float(values[-1])
         return earlier
 
-    def _increments(self, current, increment, period) -> NDArray[np.float64] | None:
-        """Charge that passed since the row before, mAh, by dq or by the current."""
+    def _increments(self, elapsed, current, increment, step) -> NDArray[np.float64] | None:
+        """Charge that passed since the row before, mAh, by dq or by the current; from known current to known current."""
         if increment is not None:
             return np.nan_to_num(increment)
         if current is None:
             return None
-        now = np.nan_to_num(current)
-        return 0.5 * (self._before("current", now, now[0] if len(now) else 0.0) + now) * period / 3600.0
+        passed, known = np.zeros(len(current)), np.flatnonzero(np.isfinite(current))
+        if len(known):
+            kept = [elapsed[known], current[known], np.zeros(len(known)) if step is None else step[known].astype(np.float64)]
+            names = ("known_time", "known_current", "known_step")
+            earlier = [self._before(name, values, float(values[0]))[:1] for name, values in zip(names, kept, strict=True)]
+            time, now, steps = (np.concatenate(pair) for pair in zip(earlier, kept, strict=True))
+            passed[known] = increments(time, now, np.diff(steps) != 0, averaged=self.averaged)
+        return passed
 
     def _charge(self, columns, given, current, period) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         counter = columns.get("charge", columns.get("half"))
         n = len(period)
         if counter is None:
-            increments = np.zeros(n) if given is None else given
-            return self._summed("charge", increments), increments
+            passed = np.zeros(n) if given is None else given
+            total = self._summed("charge", passed)
+            return total if current is None or "increment" in columns else np.where(np.isnan(current), np.nan, total), passed
         earlier = self._before("counter", counter, counter[0] if n else 0.0)
         moved = counter - earlier
         restart = self._restarts(columns, counter, earlier, given, None if "increment" in columns else current, period)
         lost = np.where(restart, earlier - counter + (0.0 if given is None else given), 0.0)
         charge = counter + self._summed("lost", np.nan_to_num(lost))
-        increments = np.where(restart, 0.0 if given is None else given, np.nan_to_num(moved))
-        return charge, increments
+        return charge, np.where(restart, 0.0 if given is None else given, np.nan_to_num(moved))
 
     def _summed(self, name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Running sum that continues the one before; strictly from left to right, so it does not matter how the rows are cut."""
@@ -282,20 +314,27 @@ class Accumulator:
             return halves != self._before("halves", halves, halves[0] if len(halves) else 0.0)
         return nothing & unexplained
 
-    def _steps(self, columns: Columns, n: int) -> NDArray[np.int64]:
+    def _steps(self, columns: Columns, n: int) -> NDArray[np.int64] | None:
+        """The file's own steps, else a new one wherever its mode of control changes; None where it says neither."""
         if "step" in columns:
             return np.nan_to_num(columns["step"]).astype(np.int64)
         if "mode" not in columns:
-            return np.zeros(n, np.int64)
+            return None
         mode = np.nan_to_num(columns["mode"])
         changed = mode != self._before("mode", mode, mode[0] if n else 0.0)
         return self._summed("steps", changed.astype(np.float64)).astype(np.int64)
 
+    def _recognised(self, columns: Columns, voltage, current) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        if ("step" in columns or "mode" in columns) and ("half_cycle" in columns or "cycle" in columns):
+            nothing = np.zeros(len(voltage), np.int64)
+            return nothing, nothing
+        return self.found.number(voltage, current)
+
     @staticmethod
-    def _cycles(columns: Columns, n: int) -> NDArray[np.int64]:
+    def _cycles(columns: Columns, found: NDArray[np.int64]) -> NDArray[np.int64]:
         if "half_cycle" in columns:
             return np.nan_to_num(columns["half_cycle"]).astype(np.int64) // 2
-        return np.nan_to_num(columns["cycle"]).astype(np.int64) if "cycle" in columns else np.zeros(n, np.int64)
+        return np.nan_to_num(columns["cycle"]).astype(np.int64) if "cycle" in columns else found
 
 
 def limits(columns: Columns, elapsed: NDArray[np.float64]) -> list[tuple[int, str]]:

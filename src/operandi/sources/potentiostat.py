@@ -12,10 +12,11 @@ import xarray as xr
 from operandi.errors import PotentiostatError
 from operandi.sources.follow import Follower, NewRows, TextLog
 from operandi.sources.log_binaries import read_binary
+from operandi.sources.log_columns import MEAN_CURRENT, tell_current
 from operandi.sources.log_headers import Start
-from operandi.stages.charge import Log
+from operandi.stages.charge import Log, increments
 
-__all__ = ["Follower", "NewRows", "join_techniques", "read_potentiostat", "to_dataset", "to_log"]
+__all__ = ["Follower", "NewRows", "integrated_charge", "join_techniques", "read_potentiostat", "to_dataset", "to_log"]
 
 UNITS = {"voltage": "V", "current": "mA", "charge": "mAh", "step": "1", "cycle": "1"}
 
@@ -78,7 +79,9 @@ def _read_text(path: Path, timezone: str, start: Start | None, columns, units) -
         raise PotentiostatError(f"{text.reasons[0]}{more}: repair or export the file again")
     if text.header is None:
         return log, {}
-    return log, dict(text.header.attrs) | {"column_" + role: name for role, name in text.header.layout.names.items()}
+    layout, attrs = text.header.layout, dict(text.header.attrs)
+    attrs["current"] = tell_current(layout, attrs.get("technique", ""))
+    return log, attrs | {"column_" + role: name for role, name in layout.names.items()}
 
 
 def join_techniques(datasets: Iterable[xr.Dataset]) -> xr.Dataset:
@@ -106,7 +109,8 @@ def join_techniques(datasets: Iterable[xr.Dataset]) -> xr.Dataset:
         known = logs[-1].charge[np.isfinite(logs[-1].charge)]
         charge, step = float(known[-1]) if len(known) else charge, int(logs[-1].step.max()) + 1
     attrs = {
-        name: ", ".join(dict.fromkeys(str(part.attrs.get(name, "")) for part in parts)) for name in ("file", "technique", "instrument")
+        name: ", ".join(dict.fromkeys(str(part.attrs.get(name, "")) for part in parts))
+        for name in ("file", "technique", "instrument", "current")
     }
     return to_dataset(Log.joined(logs), {"timezone": str(parts[0].attrs.get("timezone", "UTC")), **attrs})
 
@@ -121,3 +125,15 @@ def to_dataset(log: Log, attrs: Mapping[str, str] | None = None) -> xr.Dataset:
 def to_log(dataset: xr.Dataset, *, clock_offset_s: float = 0.0) -> Log:
     """The rows of such a Dataset, in beamline time."""
     return Log(dataset["time"].values + clock_offset_s, *(dataset[name].values for name in UNITS))
+
+
+def integrated_charge(dataset: xr.Dataset) -> xr.DataArray:
+    """The charge by the current alone, mAh from the first row: what the file's own counter can be checked against.
+
+    Current that is NaN counts as none. Impedance rows do not agree with the counter: their current is the sample or the mean of an
+    oscillation for a part of the time only.
+    """
+    time, current = dataset["time"].values, np.nan_to_num(dataset["current"].values)
+    changed = np.diff(dataset["step"].values) != 0
+    passed = increments(time, current, changed, averaged=dataset.attrs.get("current") == MEAN_CURRENT)
+    return dataset["charge"].copy(data=np.concatenate([np.zeros(min(len(time), 1)), np.cumsum(passed)]))

@@ -121,12 +121,13 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Readings:
-    """What the log says at given moments; all arrays have the shape of those. NaN, and step -1: the log does not know."""
+    """What the log says at given moments; all arrays have the shape of those. NaN, and step or cycle -1: the log does not know."""
 
     charge: NDArray[np.float64]
     voltage: NDArray[np.float64]
     current: NDArray[np.float64]
     step: NDArray[np.int64]
+    cycle: NDArray[np.int64]
 
 
 def longest_gap(time: NDArray[np.float64]) -> float:
@@ -135,7 +136,7 @@ def longest_gap(time: NDArray[np.float64]) -> float:
 
 
 def at(log: Log, times: ArrayLike, *, gap_s: float | None = None) -> Readings:
-    """Charge, voltage, current and step at ``times``, linear between rows.
+    """Charge, voltage, current, step and cycle at ``times``, linear between rows.
 
     Parameters
     ----------
@@ -149,12 +150,12 @@ def at(log: Log, times: ArrayLike, *, gap_s: float | None = None) -> Readings:
     Returns
     -------
     Readings
-        NaN outside the log, never an extrapolation, and inside gaps. ``step`` is that of the row before.
+        NaN outside the log, never an extrapolation, and inside gaps. ``step`` and ``cycle`` are those of the row before.
     """
     wanted = np.asarray(times, dtype=np.float64)
     if not len(log):
-        nothing = np.full(wanted.shape, np.nan)
-        return Readings(nothing, nothing, nothing, np.full(wanted.shape, -1))
+        nothing, none = np.full(wanted.shape, np.nan), np.full(wanted.shape, -1)
+        return Readings(nothing, nothing, nothing, none, none)
     gap_s = longest_gap(log.time) if gap_s is None else gap_s
     with np.errstate(invalid="ignore"):
         inside = (wanted >= log.time[0]) & (wanted <= log.time[-1])
@@ -170,7 +171,81 @@ def at(log: Log, times: ArrayLike, *, gap_s: float | None = None) -> Readings:
         value = np.where(elapsed == 0, left, left + weight * (column[after] - left))
         return np.where(known, value, np.nan)
 
-    return Readings(between(log.charge), between(log.voltage), between(log.current), np.where(known, log.step[before], -1))
+    step, cycle = (np.where(known, column[before], -1) for column in (log.step, log.cycle))
+    return Readings(between(log.charge), between(log.voltage), between(log.current), step, cycle)
+
+
+@dataclass(frozen=True, slots=True)
+class ChargeTag:
+    """The charge of a set or a frame, mAh: at its first and last exposure, the middle of the two, and the mean by dose.
+
+    ``first`` and ``last`` are those of mid-exposure in order of time; ``lowest`` and ``highest`` differ from them where the charge turned
+    on the way. ``mean`` weights each exposure by its dose, ``spread`` is the weighted standard deviation about it. NaN where unknown.
+    """
+
+    first: float
+    last: float
+    middle: float
+    lowest: float
+    highest: float
+    mean: float
+    spread: float
+    known: float
+    """Share of the dose whose charge is known; below 1 the tag is provisional."""
+
+
+def tag_of_exposures(charge_mah: ArrayLike, dose: ArrayLike | None = None) -> ChargeTag:
+    """The tag of the exposures behind a set or a frame.
+
+    Parameters
+    ----------
+    charge_mah
+        Charge at mid-exposure (exposure,), in the order of time; NaN where unknown.
+    dose
+        What each exposure contributes (exposure,): monitor counts times exposure time, in any unit; None: all the same. NaN counts as 0.
+
+    Returns
+    -------
+    ChargeTag
+        Of the exposures whose charge is known. All NaN where there are none, mean and spread also where they had no dose. ``first`` and
+        ``last`` are NaN where that very exposure is unknown.
+
+    Raises
+    ------
+    ShapeError
+        Charges and doses of different shapes, or a negative dose.
+    """
+    charge = np.asarray(charge_mah, np.float64)
+    weight = np.ones(charge.shape) if dose is None else np.nan_to_num(np.asarray(dose, np.float64))
+    if charge.ndim != 1 or weight.shape != charge.shape:
+        raise ShapeError(f"charges of shape {charge.shape}, doses of shape {weight.shape}: give one dose for each exposure")
+    if np.any(weight < 0):
+        raise ShapeError(f"a dose of {weight.min():.4g}: give the monitor counts, which cannot be negative")
+    there = np.isfinite(charge)
+    q, w = charge[there], weight[there]
+    if not len(q):
+        return ChargeTag(*[np.nan] * 7, known=0.0)
+    total, whole = float(w.sum()), float(weight.sum())
+    mean = float(w @ q) / total if total else np.nan
+    spread = float(np.sqrt(w @ (q - mean) ** 2 / total)) if total else np.nan
+    first, last = float(charge[0]), float(charge[-1])
+    known = total / whole if whole else 0.0
+    return ChargeTag(first, last, 0.5 * (first + last), float(q.min()), float(q.max()), mean, spread, known)
+
+
+def increments(
+    time: NDArray[np.float64], current: NDArray[np.float64], changed: NDArray[np.bool_], *, averaged: bool = False
+) -> NDArray[np.float64]:
+    """Charge that passed between one row and the next, mAh (row - 1,), from the current in mA.
+
+    ``averaged``: the current of a row is the mean since the row before, as EC-Lab's ``<I>`` under galvanostatic control, and the product is
+    exact. Else it is that of its moment: trapezoids; but where ``changed`` (row - 1,), the protocol's step changed between the two, and
+    as EC-Lab writes a row where a step begins, the current of the step before flowed until then.
+    """
+    period = np.diff(time)
+    if averaged:
+        return current[1:] * period / 3600.0
+    return np.where(changed, current[:-1], 0.5 * (current[:-1] + current[1:])) * period / 3600.0
 
 
 REST, CHARGE_CC, CHARGE_CV, DISCHARGE_CC, DISCHARGE_CV = range(5)
