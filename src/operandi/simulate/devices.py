@@ -87,7 +87,7 @@ class Acquisition:
         self.image_file.flush()
 
     def _write_point(self) -> dict[str, float]:
-        number, index = divmod(self._next, self.exposures.schedule.scan.translations)
+        number, index = divmod(self._next, self.exposures.schedule.images_per_line)
         if self._line is None or self._lengths is None or self._line.number != number:
             self._line = self.exposures.schedule.line(number)
             self._lengths = self.exposures.lengths(self._line)
@@ -111,13 +111,14 @@ class Acquisition:
             self.keys.translation: recorded.translation_mm,
             self.keys.monitor: recorded.monitor,
             self.keys.time: recorded.time_s,
+            self.keys.set: np.full(line.elapsed_s.shape, float(line.set)),
         }
         return {name: values for name, values in columns.items() if name is not None}
 
 
 def position_units(keys: Keys) -> dict[str, str]:
     """Units of the data keys that are recorded besides the images."""
-    units = {keys.rotation: "deg", keys.translation: "mm", keys.monitor: "counts", keys.time: "s"}
+    units = {keys.rotation: "deg", keys.translation: "mm", keys.monitor: "counts", keys.time: "s", keys.set: ""}
     return {name: unit for name, unit in units.items() if name is not None}
 
 
@@ -166,7 +167,7 @@ class Written(DetectorDataLogic):
 
 @dataclass
 class Travel(FlyableLogic[Line, Line]):
-    """Fly the translation through one line, triggering an exposure at each position."""
+    """Fly the inner motor through one line, triggering an exposure at each position."""
 
     acquisition: Acquisition
 

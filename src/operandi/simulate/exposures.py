@@ -45,7 +45,7 @@ class Exposures:
         n = line.elapsed_s.size
         expected = monitor_counts(line.elapsed_s, self.schedule.duration_s)
         return Recorded(
-            line.rotation_deg + ROTATION_NOISE_DEG * random.standard_normal(n),
+            line.rotations_deg + ROTATION_NOISE_DEG * random.standard_normal(n),
             line.translations_mm + TRANSLATION_NOISE_MM * random.standard_normal(n),
             random.poisson(expected).astype(float),
             self.first_image_s + line.elapsed_s,
@@ -53,16 +53,19 @@ class Exposures:
 
     def lengths(self, line: Line) -> np.ndarray:
         """Path lengths (image, species), mm, in the order of travel."""
+        charge = self.curve.charge(line.elapsed_s + self.schedule.scan.exposure_s / 2)
+        if self.schedule.scan.inner == "rotation":
+            beam = line.translations_mm[0] - self.schedule.axis_mm + np.array([0.0, self.schedule.pitch_mm])
+            at = zip(line.rotations_deg, charge, strict=True)
+            return np.stack([line_integrals(self.cell, rotation, beam, np.full(2, q))[0] for rotation, q in at])
         order = np.argsort(line.translations_mm)
-        middle = line.elapsed_s + self.schedule.scan.exposure_s / 2
         offsets = line.translations_mm[order] - self.schedule.axis_mm
-        sorted_lengths = line_integrals(self.cell, line.rotation_deg, offsets, self.curve.charge(middle[order]))
-        return sorted_lengths[np.argsort(order)]
+        return line_integrals(self.cell, line.rotation_deg, offsets, charge[order])[np.argsort(order)]
 
     def image(self, line: Line, index: int, lengths_mm: np.ndarray) -> np.ndarray:
         """Counts (row, column) of image ``index`` of a line, with the path lengths (species,) behind it."""
         monitor = float(monitor_counts(line.elapsed_s[index], self.schedule.duration_s))
-        number = line.number * self.schedule.scan.translations + index
+        number = line.number * self.schedule.images_per_line + index
         return image(self.response, lengths_mm, monitor, seed=self.seed, number=number)
 
     def images(self, line: Line, pool: ThreadPoolExecutor, ahead: int = 4) -> Iterator[np.ndarray]:

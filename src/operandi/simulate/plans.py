@@ -1,4 +1,4 @@
-"""bluesky plans of an interlaced scan: one run, line after line, set after set."""
+"""bluesky plans of an interlaced scan: one run, line after line, set after set, in the order that the experiment names."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def interlaced_scan(
     def scan():
         for detector in detectors:
             yield from bps.prepare(detector, trigger, wait=True)
-            yield from bps.abs_set(detector.events_to_kickoff, experiment.scan.translations, wait=True)
+            yield from bps.abs_set(detector.events_to_kickoff, schedule.images_per_line, wait=True)
         yield from bps.declare_stream(*detectors, name=stream, collect=True)
-        pace = _Pace(schedule.scan.translations * schedule.scan.exposure_s, speed)
+        pace = _Pace(schedule.line_duration_s, speed)
         for number in range(schedule.lines):
             yield from bps.checkpoint()
             line = schedule.line(number)
-            yield from bps.mv(devices.rotation, line.rotation_deg)
+            yield from bps.mv(devices.rotation, line.rotation_deg, devices.translation, float(line.translations_mm[0]))
             yield from bps.prepare(devices.travel, line, wait=True)
             yield from bps.kickoff_all(*detectors, devices.travel, wait=True)
             yield from bps.complete_all(*detectors, devices.travel, wait=True)
@@ -72,13 +72,12 @@ def step_scan(devices: Devices, experiment: Experiment, *, speed: float | None =
     @bpp.run_decorator(md=scan_metadata(experiment, "step_scan"))
     def scan():
         yield from bps.prepare(devices.detector, trigger, wait=True)
-        pace = _Pace(schedule.scan.translations * schedule.scan.exposure_s, speed)
+        pace = _Pace(schedule.line_duration_s, speed)
         for number in range(schedule.lines):
             yield from bps.checkpoint()
             line = schedule.line(number)
-            yield from bps.mv(devices.rotation, line.rotation_deg)
-            for translation in line.translations_mm:
-                yield from bps.mv(devices.translation, float(translation))
+            for rotation, translation in zip(line.rotations_deg, line.translations_mm, strict=True):
+                yield from bps.mv(devices.rotation, float(rotation), devices.translation, float(translation))
                 yield from bps.trigger(devices.detector, wait=True)
                 yield from bps.create(experiment.scan.stream)
                 for device in (devices.detector, *devices.readings):
@@ -93,8 +92,7 @@ def step_scan(devices: Devices, experiment: Experiment, *, speed: float | None =
 def _tell(on_line: Callable[[float], None] | None, devices: Devices, number: int) -> None:
     if on_line is not None:
         exposures = devices.acquisition.exposures
-        scan = exposures.schedule.scan
-        on_line(exposures.first_image_s + (number + 1) * scan.translations * scan.exposure_s)
+        on_line(exposures.first_image_s + (number + 1) * exposures.schedule.line_duration_s)
 
 
 class _Pace:

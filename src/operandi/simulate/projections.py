@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from operandi.simulate.phantom import PHASES, SPECIES, Cell, layer, phase_maps
 from operandi.simulate.states import project
+from operandi.stages.scans import planned_rotations_deg
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,19 +40,17 @@ def line_integrals(cell: Cell, rotation_deg: float, offsets_mm: np.ndarray, char
 
 
 def simulated_line_integrals(cell: Cell, schedule: Schedule, charge_at: Callable[[np.ndarray], np.ndarray], sets: range) -> np.ndarray:
-    """Noise-free sinograms (line, translation, species), mm, of some sets, in the order of the scan.
+    """Noise-free sinograms (line, translation, species), mm, of some sets, line after line.
 
     Columns are in increasing order of translation whatever the direction of travel; ``charge_at`` maps seconds after the
-    first exposure to mAh. Rotations are ``schedule.line(i).rotation_deg``.
+    first exposure to mAh. Rotations are `planned_rotations_deg` of each set.
     """
-    lines = [schedule.line(s * schedule.lines_per_set + r) for s in sets for r in range(schedule.lines_per_set)]
-    order = np.argsort(schedule.translations_mm)
-    offsets = schedule.translations_mm[order] - schedule.axis_mm
+    offsets = np.sort(schedule.translations_mm) - schedule.axis_mm
     sinogram = []
-    for line in lines:
-        charge = np.empty(offsets.size)
-        charge[line.columns] = charge_at(line.elapsed_s)
-        sinogram.append(line_integrals(cell, line.rotation_deg, offsets, charge[order]))
+    for number in sets:
+        charge = charge_at(schedule.elapsed_s(number))
+        rotations = planned_rotations_deg(schedule.scan, number)
+        sinogram += [line_integrals(cell, r, offsets, q) for r, q in zip(rotations, charge, strict=True)]
     return np.stack(sinogram)
 
 
