@@ -1,4 +1,6 @@
-"""Text files as EC-Lab writes them, for tests."""
+"""Files as EC-Lab writes them, for tests."""
+
+import struct
 
 NAMES = "mode\tox/red\tNs\ttime/s\tEwe/V\tI/mA\t(Q-Qo)/mA.h\thalf cycle\t"
 
@@ -15,3 +17,16 @@ def eclab(rows, *, names=NAMES, started: str | None = "01/10/2024 11:02:29.886",
 
 def rows_of(n, period=5.0, current=10.0, step=1):
     return [[1.0, 1.0, float(step), i * period, 3.5 + 1e-3 * i, current, current * i * period / 3600, 0.0] for i in range(n)]
+
+
+def fewer_points(content: bytes, rows: int) -> bytes:
+    """A .mpr file of EC-Lab with only the first ``rows`` points in its data module, as it was earlier in the measurement."""
+    module = content.find(b"MODULEVMP data")
+    # from EC-Lab 11.50 on the largest length stands before the length
+    long = content[module + 41 : module + 45] == b"\xff\xff\xff\xff"
+    place, data = (module + 45, module + 65) if long else (module + 41, module + 57)
+    (length,), (points,) = struct.unpack_from("<I", content, place), struct.unpack_from("<I", content, data)
+    header = next(size for size in (1007, 406, 405, 100) if (length - size) % points == 0)
+    kept = header + (length - header) // points * min(rows, points)
+    small = struct.pack("<I", min(rows, points)) + content[data + 4 : data + kept]
+    return content[:place] + struct.pack("<I", kept) + content[place + 4 : data] + small + content[data + length :]

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
-from eclab_files import eclab, rows_of
+from eclab_files import eclab, fewer_points, rows_of
+from shared import shared_file
 
 from operandi.errors import PotentiostatError
 from operandi.sources.potentiostat import Follower, read_potentiostat, to_log
@@ -59,8 +60,6 @@ def test_a_table_is_followed_too(tmp_path):
 
 def test_a_binary_file_is_read_again_when_it_changes(tmp_path):
     pytest.importorskip("galvani")
-    from shared import shared_file
-
     path = tmp_path / "log.mpr"
     path.write_bytes(shared_file("echem_biologic/yadg_gcpl.issue_149.mpr").read_bytes())
     follower = Follower(path, clock_offset_s=1.0)
@@ -68,6 +67,34 @@ def test_a_binary_file_is_read_again_when_it_changes(tmp_path):
     assert news
     assert_equal(news.rows, to_log(read_potentiostat(path), clock_offset_s=1.0))
     assert follower.poll() is None
+
+
+def test_a_binary_file_that_is_half_written_is_awaited_and_a_damaged_one_told(tmp_path):
+    pytest.importorskip("galvani")
+    whole = shared_file("echem_biologic/yadg_gcpl.issue_149.mpr").read_bytes()
+    follower = Follower(tmp_path / "log.mpr")
+    for part in (0, 5, 60, 7000, 12000, len(whole) - 1):
+        follower.path.write_bytes(whole[:part])
+        assert follower.poll() is None
+        assert "half written" in follower.note
+    with pytest.raises(PotentiostatError, match="export it as"):
+        follower.poll(final=True)
+    follower.path.write_bytes(whole)
+    news = follower.poll()
+    assert news
+    assert len(news.rows) == 132
+    assert follower.note == ""
+    follower.path.write_bytes(b"GIF89a" + whole)
+    with pytest.raises(PotentiostatError, match="export it as"):
+        follower.poll()
+
+
+def test_a_binary_file_that_does_not_say_its_start_is_told_at_once(tmp_path):
+    pytest.importorskip("galvani")
+    follower = Follower(tmp_path / "log.mpr")
+    follower.path.write_bytes(shared_file("echem_biologic/yadg_gcpl.pr_182.1.mpr").read_bytes())
+    with pytest.raises(PotentiostatError, match="start="):
+        follower.poll()
 
 
 def test_a_file_that_is_not_there_yet_is_awaited(tmp_path):
@@ -151,3 +178,65 @@ def test_a_file_that_is_no_log_is_told_at_once(tmp_path):
     follower.path.write_bytes(b"hello\nworld\n")
     with pytest.raises(PotentiostatError, match="export it again"):
         follower.poll()
+
+
+def table_of(dataset) -> bytes:
+    """The rows as a table, with all digits."""
+    columns = ("time", "voltage", "current")
+    rows = zip(*(dataset[name].values.tolist() for name in columns), strict=True)
+    return (",".join(columns) + "\n" + "".join(",".join(map(repr, row)) + "\n" for row in rows)).encode()
+
+
+def growing_text(content: bytes, seconds: np.ndarray, moments: np.ndarray, rng):
+    """A text file at given log times: rows come 5 s late, the last is torn, sometimes zeros stand where rows are still on their way."""
+    ends = np.flatnonzero(np.frombuffer(content, np.uint8) == 0x0A) + 1
+    first = len(ends) - len(seconds)
+    for moment in moments:
+        row = int(np.searchsorted(seconds, moment - 5.0, "right"))
+        whole = int(ends[first + row - 1]) if first + row else 0
+        torn = int(rng.integers(0, 40)) if row < len(seconds) else 0
+        visible = bytearray(content[: whole + torn])
+        if rng.random() < 0.2:
+            visible[max(whole - int(rng.integers(1, 3000)), 0) :] = bytes(int(rng.integers(1, 3000)))
+        yield bytes(visible)
+    yield content
+
+
+def growing_binary(content: bytes, seconds: np.ndarray, moments: np.ndarray, rng):
+    """A .mpr file at given log times, of which each third time only a part is there."""
+    for moment in moments:
+        row = int(np.searchsorted(seconds, moment - 5.0, "right"))
+        whole = fewer_points(content, max(row, 1))
+        yield whole[: int(rng.integers(0, len(whole)))] if rng.random() < 0.3 else whole
+    yield content
+
+
+@pytest.mark.parametrize("name", ["bcd.issue_241.mpt", "gcpl.issue_149.mpt", "mb.mpt", "bcd.issue_241.csv", "bcd.issue_241.mpr", "mb.mpr"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_log_replayed_a_thousand_times_faster_gives_exactly_the_charge_of_the_finished_file(tmp_path, name, seed):
+    """A poll each second sees the log as it was 1000 s of log time later than at the last, 5 s late, torn, absent at first."""
+    pytest.importorskip("galvani")
+    source = shared_file(f"echem_biologic/yadg_{name}".replace(".csv", ".mpt"))
+    finished = read_potentiostat(source, timezone="Europe/Paris")
+    content = table_of(finished) if name.endswith(".csv") else source.read_bytes()
+    seconds = finished.time.values - finished.time.values[0]
+    rng = np.random.default_rng(seed)
+    # a poll a second at most 80 times, so that long logs are seen in larger pieces
+    moments = np.linspace(0, seconds[-1], min(80, 2 + int(seconds[-1] / 100))) + rng.uniform(0, 20)
+    growing = (growing_binary if name.endswith("mpr") else growing_text)(content, seconds, moments, rng)
+    follower, log, restarts = (
+        Follower(tmp_path / f"log{source.suffix if 'csv' not in name else '.csv'}", timezone="Europe/Paris"),
+        Log.empty(),
+        0,
+    )
+    assert follower.poll() is None
+    for visible in growing:
+        follower.path.write_bytes(visible)
+        if news := follower.poll():
+            log, restarts = news.onto(log), restarts + news.restarted
+    if news := follower.poll(final=True):
+        log = news.onto(log)
+    assert follower.refused == ()
+    assert_equal(log, to_log(read_potentiostat(follower.path, timezone="Europe/Paris")))
+    if not name.endswith(".csv"):
+        np.testing.assert_array_equal(log.charge, finished.charge)

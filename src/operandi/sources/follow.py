@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,11 +12,14 @@ import numpy as np
 
 from operandi.errors import PotentiostatError
 from operandi.sources import log_headers
+from operandi.sources.log_binaries import is_begun, read_columns, rows_of
 from operandi.sources.log_columns import Accumulator, averages, limits, numbers
 from operandi.sources.log_headers import Header, Start
 from operandi.stages.charge import Log
 
 BLOCK = 1 << 23
+PATIENCE_S = 60.0
+"""How long a .mpr file may stay unreadable and unchanged before it counts as damaged, not as half written."""
 _SEAL = 64
 
 
@@ -162,6 +166,7 @@ class Follower:
         self._text = TextLog(self.path, *self._settings)
         self._seen = Log.empty()
         self._stamp: tuple[int, int] | None = None
+        self._torn: tuple[tuple[int, int], float] | None = None
         self.note = ""
         """Why the last poll brought nothing; empty where it is only that nothing is new."""
 
@@ -178,17 +183,18 @@ class Follower:
         Raises
         ------
         PotentiostatError
-            The file cannot be understood, or does not say when it was started.
+            The file cannot be understood, or does not say when it was started; a .mpr file, which may be half written, once it has
+            not changed for `PATIENCE_S`, or with ``final``.
         """
+        self.note = ""
         try:
-            news = self._poll_binary() if self.path.suffix.lower() == ".mpr" else self._poll_text(final)
+            news = self._poll_binary(final) if self.path.suffix.lower() == ".mpr" else self._poll_text(final)
         except FileNotFoundError:
             self.note = f"{self.path} is not there (yet)"
             return None
         except OSError as error:
             self.note = f"{self.path} cannot be read now: {error}"
             return None
-        self.note = ""
         return news and replace(news, rows=replace(news.rows, time=news.rows.time + self.clock_offset_s))
 
     def _poll_text(self, final: bool) -> NewRows | None:
@@ -200,16 +206,30 @@ class Follower:
             rows = self._text.read(file, final=final)
         return NewRows(rows, restarted) if len(rows) or restarted else None
 
-    def _poll_binary(self) -> NewRows | None:
-        from operandi.sources.log_binaries import read_binary
-
+    def _poll_binary(self, final: bool) -> NewRows | None:
         stat = self.path.stat()
-        if (stat.st_size, stat.st_mtime_ns) == self._stamp:
+        stamp = (stat.st_size, stat.st_mtime_ns)
+        if stamp == self._stamp:
             return None
         timezone, start, _, _ = self._settings
-        log, _ = read_binary(self.path, timezone=timezone, start=start)
-        self._stamp = (stat.st_size, stat.st_mtime_ns)
+        try:
+            recorded = read_columns(self.path)
+        except PotentiostatError as error:
+            self._await(stamp, error, final)
+            return None
+        log, _ = rows_of(recorded, self.path, timezone, start)
+        self._stamp, self._torn = stamp, None
         known, self._seen = self._seen, log
-        same = len(log) >= len(known) and np.array_equal(log.time[: len(known)], known.time)
-        rows = log.part(log.time[len(known)], np.inf) if same and len(log) > len(known) else (Log.empty() if same else log)
+        same = len(log) >= len(known) and all(
+            np.array_equal(getattr(log, name)[: len(known)], getattr(known, name), equal_nan=True) for name in ("time", "voltage", "charge")
+        )
+        rows = log.after(len(known)) if same else log
         return NewRows(rows, not same) if len(rows) or not same else None
+
+    def _await(self, stamp: tuple[int, int], error: PotentiostatError, final: bool) -> None:
+        """Take a .mpr file that cannot be read for one that is being written, as long as it goes on changing."""
+        if self._torn is None or self._torn[0] != stamp:
+            self._torn = (stamp, time.monotonic())
+        if final or time.monotonic() - self._torn[1] > PATIENCE_S or not is_begun(self.path):
+            raise error
+        self.note = f"{self.path} cannot be read yet, it may be half written: {error}"

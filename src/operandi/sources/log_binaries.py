@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +25,7 @@ _FAULTS = (*_FAULTS, NameError, StopIteration, SyntaxError, struct.error, Memory
 _OLE_ZERO = datetime(1899, 12, 30)
 _TECHNIQUES: Mapping[int, str] = {4: "GCPL", 6: "CV", 11: "OCV", 25: "CP", 29: "PEIS", 30: "GEIS", 127: "MB", 136: "BCD"}
 LARGEST_FILE = 1 << 31
+_MAGIC = b"BIO-LOGIC MODULAR FILE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +72,31 @@ def _yadg(path: Path) -> Table:
 _BACKENDS: Mapping[str, Callable[[Path], Table]] = {"galvani": _galvani, "yadg": _yadg}
 
 
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The columns of a .mpr file that matter, whole and within physical limits."""
+
+    layout: Layout
+    elapsed: NDArray[np.float64]
+    columns: Mapping[str, NDArray[np.float64]]
+    started: datetime | None
+    attrs: Mapping[str, str]
+
+
 def read_binary(path: Path, *, timezone: str, start: Start | None) -> tuple[Log, dict[str, str]]:
-    """Rows and attributes of a .mpr file, by the first backend whose numbers are whole and within physical limits.
+    """Rows and attributes of a .mpr file; errors as of `read_columns` and `rows_of`."""
+    return rows_of(read_columns(path), path, timezone, start)
+
+
+def read_columns(path: Path) -> Recorded:
+    """What is in a .mpr file, by the first backend whose numbers are whole and within physical limits.
 
     Raises
     ------
     MissingBackendError
         Neither galvani nor yadg is installed.
     PotentiostatError
-        Neither can read it, or it does not say when it was started.
+        Neither can read it: it is no such file, damaged, or half written.
     """
     if path.stat().st_size > LARGEST_FILE:
         raise PotentiostatError(f"{path}: over {LARGEST_FILE >> 30} GiB: is it a potentiostat's file?")
@@ -90,9 +106,7 @@ def read_binary(path: Path, *, timezone: str, start: Start | None) -> tuple[Log,
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                table = backend(path)
-            layout, elapsed, columns = _checked(table, path)
-            break
+                return _checked(backend(path), path)
         except ImportError:
             absent += 1
         except FileNotFoundError:
@@ -101,24 +115,40 @@ def read_binary(path: Path, *, timezone: str, start: Start | None) -> tuple[Log,
             reasons.append(f"{name}: {error}")
         except _FAULTS as error:
             reasons.append(f"{name}: {type(error).__name__} {str(error)[:200]}")
-    else:
-        _explain(path, absent, reasons)
-    zero = resolve_start(Header(layout, 0, table.started), timezone, start, str(path))
-    attrs = dict(table.attrs) | {"column_" + role: name for role, name in layout.names.items()}
-    attrs |= {"started": table.started.isoformat(" ")} if table.started else {}
-    technique = table.attrs.get("technique", "")
-    attrs["current"] = tell_current(layout, technique)
-    return Accumulator(str(path), averages(layout, technique)).rows(elapsed, columns, zero), attrs
+    raise _explanation(path, absent, reasons)
 
 
-def _explain(path: Path, absent: int, reasons: list[str]) -> NoReturn:
+def rows_of(recorded: Recorded, path: Path, timezone: str, start: Start | None) -> tuple[Log, dict[str, str]]:
+    """Rows and attributes of what was recorded.
+
+    Raises
+    ------
+    PotentiostatError
+        It does not say when it was started, and no ``start`` is given.
+    """
+    layout, attrs = recorded.layout, dict(recorded.attrs)
+    zero = resolve_start(Header(layout, 0, recorded.started), timezone, start, str(path))
+    technique = attrs.get("technique", "")
+    attrs |= {"column_" + role: name for role, name in layout.names.items()} | {"current": tell_current(layout, technique)}
+    attrs |= {"started": recorded.started.isoformat(" ")} if recorded.started else {}
+    return Accumulator(str(path), averages(layout, technique)).rows(recorded.elapsed, recorded.columns, zero), attrs
+
+
+def is_begun(path: Path) -> bool:
+    """Whether a file begins as .mpr files do, as far as it is there; a share that lags may show zeros at first."""
+    with path.open("rb") as file:
+        head = file.read(len(_MAGIC)).rstrip(b"\0")
+    return _MAGIC.startswith(head)
+
+
+def _explanation(path: Path, absent: int, reasons: list[str]) -> PotentiostatError | MissingBackendError:
     if absent == len(_BACKENDS):
-        raise MissingBackendError(f"{path}: .mpr files need galvani or yadg: pip install 'operandi[potentiostat]', or export it as .mpt")
+        return MissingBackendError(f"{path}: .mpr files need galvani or yadg: pip install 'operandi[potentiostat]', or export it as .mpt")
     said = "; ".join(reasons)
-    raise PotentiostatError(f"{path}: no reader of .mpr files understands it ({said}): export it as .mpt from EC-Lab")
+    return PotentiostatError(f"{path}: no reader of .mpr files understands it ({said}): export it as .mpt from EC-Lab")
 
 
-def _checked(table: Table, path: Path) -> tuple[Layout, NDArray[np.float64], dict[str, NDArray[np.float64]]]:
+def _checked(table: Table, path: Path) -> Recorded:
     """The columns that matter, if all their values are within physical limits and the time goes on."""
     layout = assign_columns(list(table.columns), str(path))
     values = list(table.columns.values())
@@ -128,7 +158,7 @@ def _checked(table: Table, path: Path) -> tuple[Layout, NDArray[np.float64], dic
     beyond += [(int(i) + 1, "the time goes back") for i in np.flatnonzero(np.diff(elapsed) < 0)]
     if beyond:
         raise PotentiostatError(f"row {beyond[0][0]}: {beyond[0][1]}")
-    return layout, elapsed, columns
+    return Recorded(layout, elapsed, columns, table.started, table.attrs)
 
 
 def _to_milliseconds(moment: datetime) -> datetime:

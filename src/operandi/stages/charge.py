@@ -114,6 +114,10 @@ class Log:
         rows = slice(np.searchsorted(self.time, start, "left"), np.searchsorted(self.time, end, "right"))
         return Log(*(getattr(self, f.name)[rows] for f in fields(self)))
 
+    def after(self, count: int) -> Log:
+        """The rows without the first ``count``."""
+        return Log(*(getattr(self, f.name)[count:] for f in fields(self)))
+
     def covers(self, time: float) -> bool:
         """Whether ``time`` lies between the first and the last row, both included."""
         return len(self) > 0 and bool(self.time[0] <= time <= self.time[-1])

@@ -49,17 +49,17 @@ class StepFinder:
         self._largest = max(self._largest, strength)
         sign = 0 if strength <= max(self.rest_ma, 1e-3 * self._largest) else (1 if current > 0 else -1)
         if sign != self._sign or not self._begun:
-            self._enter(sign, strength)
+            self._enter(sign)
         if sign:
             self._hold(sign * voltage, strength)
 
-    def _enter(self, sign: int, strength: float) -> None:
+    def _enter(self, sign: int) -> None:
         self.step += self._begun
         if sign and self._last_sign and sign != self._last_sign:
             self.half_cycle += 1
         self._last_sign = sign or self._last_sign
         self._begun, self._sign, self._held, self._low_rows = True, sign, False, 0
-        self._full, self._before, self._extreme = 0.0, strength, -np.inf
+        self._full, self._before, self._extreme = 0.0, 0.0, -np.inf
 
     def _hold(self, height: float, strength: float) -> None:
         """Constant current or voltage; a current of one row only is no step's current."""
