@@ -134,8 +134,7 @@ class Processing:
 
     def take(self, event: Event) -> None:
         """Fold one event and publish what it completes."""
-        self.state, products = pipeline.step(self.state, event)
-        self._apply(products)
+        self._apply(pipeline.step(self.state, event))
         if isinstance(event, Images):
             self.status = replace(self.status, images=self.status.images + len(event.seq_num))
             self._report_cell(float(event.positions.time[-1]))

@@ -1,11 +1,11 @@
 """From measurements to nodes: ``step(state, event)`` is the only path, live, in replay and after a restart.
 
-A set is closed when an exposure of a later set arrives, or when the run ends. A frame is computed when its last set
-is closed, and committed (its row of ``steps``) when the potentiostat log covers it. What is computed depends on the
-exposures alone, never on when they came.
+A set is closed when all its exposures are there, else when one of a later set arrives or the run ends; an exposure that is repeated after
+that is refused. A frame is computed when its last set is closed, and committed (its row of ``steps``) when the potentiostat log covers it.
+What is computed depends on the exposures alone, never on when they came.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,10 +15,11 @@ from operandi.experiment import Experiment
 from operandi.nodes import Closed, Product
 from operandi.pipeline import publication
 from operandi.pipeline.sets import ADMITTED, MeasuredSet, Positions, SetBuffer, close, refuse_off_grid
-from operandi.pipeline.tomograms import Partial, Tomogram, find_frame_axis, frame_of, partial_of
+from operandi.pipeline.tomograms import Tomogram, find_frame_axis, frame_of
 from operandi.stages import scans
 from operandi.stages.axis import Axis
 from operandi.stages.charge import Log
+from operandi.stages.maps import window_weights
 from operandi.stages.patterns import Integrator
 
 
@@ -76,7 +77,7 @@ Event = Images | Refusal | Gap | LogRows | LogEnded | RunEnded
 
 @dataclass(slots=True)
 class State:
-    """What the fold remembers: open sets, the sets and partial volumes that coming frames need, and the log."""
+    """What the fold remembers: open sets, the sets that coming frames need, and the log."""
 
     experiment: Experiment
     integrator: Integrator
@@ -85,7 +86,6 @@ class State:
     ended: RunEnded | None = None
     open_sets: dict[int, SetBuffer] = field(default_factory=dict)
     closed: dict[int, MeasuredSet] = field(default_factory=dict)
-    partials: dict[int, Partial] = field(default_factory=dict)
     times: dict[int, np.ndarray] = field(default_factory=dict)
     waiting: list[Tomogram] = field(default_factory=list)
     unplaced: list[Refusal] = field(default_factory=list)
@@ -106,14 +106,16 @@ def begin(experiment: Experiment, integrator: Integrator) -> tuple[State, list[P
     return state, list(publication.tree(experiment, integrator.q))
 
 
-def step(state: State, event: Event) -> tuple[State, list[Product]]:
-    """Fold one event into the state, which is consumed, and return the products that it completes, in order."""
-    products: list[Product] = []
+def step(state: State, event: Event) -> Iterator[Product]:
+    """Fold one event into the state and give the products that it completes, in order.
+
+    Draw them all, each published before the next is drawn: arrays of a product may lie in memory that the next step takes again.
+    """
     match event:
         case Images():
-            products += _take(state, event)
+            yield from _take(state, event)
         case Refusal():
-            _refuse(state, event)
+            yield from _refuse(state, event)
         case Gap():
             _note_gap(state, event)
         case LogRows():
@@ -123,32 +125,31 @@ def step(state: State, event: Event) -> tuple[State, list[Product]]:
             state.log_ended = event.reason
         case RunEnded():
             state.ended = event
-            products += _close_until(state, state.experiment.scan.sets)
-    products += _commit(state)
+            yield from _close_until(state, state.experiment.scan.sets)
+    yield from _commit(state)
     if state.ended and not state.waiting and not state.finished:
         state.finished = True
-        products += publication.unplaced_rows(state.experiment.scan, state.unplaced)
+        yield from publication.unplaced_rows(state.experiment.scan, state.unplaced)
         status = "complete" if state.ended.exit_status == "success" else state.ended.exit_status
-        products.append(Closed({"status": status, "reason": state.ended.reason}))
-    return state, products
+        yield Closed({"status": status, "reason": state.ended.reason})
 
 
-def _take(state: State, event: Images) -> list[Product]:
-    products: list[Product] = []
-    number, _ = scans.set_and_line(state.experiment.scan, event.seq_num)
+def _take(state: State, event: Images) -> Iterator[Product]:
+    number, index = scans.set_and_index(state.experiment.scan, event.seq_num)
     for first, stop in _stretches(number):
-        products += _take_of_one_set(state, int(number[first]), _part(event, slice(first, stop)))
-    return products
+        here = slice(first, stop)
+        yield from _take_of_one_set(state, int(number[first]), index[here], _part(event, here))
 
 
-def _take_of_one_set(state: State, number: int, event: Images) -> list[Product]:
+def _take_of_one_set(state: State, number: int, index: np.ndarray, event: Images) -> Iterator[Product]:
     if number < state.next_set:
         state.unplaced += [Refusal(int(n), _why_unplaced(state, number)) for n in event.seq_num]
-        return []
-    products = _close_until(state, number)
-    index = (event.seq_num - 1) % scans.images_per_set(state.experiment.scan)
-    _buffer(state, number).admit(index, state.integrator(event.images), event.positions)
-    return products
+        return
+    yield from _close_until(state, number)
+    buffer = _buffer(state, number)
+    buffer.admit(index, state.integrator(event.images), event.positions)
+    yield from publication.line_products(state.experiment.scan, buffer, buffer.take_unsent(settled=True))
+    yield from _close_settled(state)
 
 
 def _stretches(number: np.ndarray) -> Iterable[tuple[int, int]]:
@@ -162,23 +163,24 @@ def _part(event: Images, chosen: slice) -> Images:
     return Images(event.seq_num[chosen], event.images[chosen], Positions(*(getattr(event.positions, name)[chosen] for name in names)))
 
 
-def _refuse(state: State, event: Refusal) -> None:
+def _refuse(state: State, event: Refusal) -> Iterator[Product]:
     if event.seq_num is None:
         state.unplaced.append(event)
         return
-    number = int(scans.set_and_line(state.experiment.scan, np.array([event.seq_num]))[0][0])
+    (number,), (index,) = scans.set_and_index(state.experiment.scan, np.array([event.seq_num]))
     if number < state.next_set:
         state.unplaced.append(event)
         return
-    _buffer(state, number).refuse((event.seq_num - 1) % scans.images_per_set(state.experiment.scan), event.reason)
+    _buffer(state, int(number)).refuse(int(index), event.reason)
+    yield from _close_settled(state)
 
 
 def _note_gap(state: State, event: Gap) -> None:
     """Remember why exposures are missing; beyond the plan nothing was expected."""
     scan = state.experiment.scan
     last = min(event.seq_last, scan.sets * scans.images_per_set(scan))
-    for seq_num in range(event.seq_first, last + 1):
-        number, index = divmod(seq_num - 1, scans.images_per_set(scan))
+    places = scans.set_and_index(scan, np.arange(event.seq_first, last + 1))
+    for number, index in zip(*(values.tolist() for values in places), strict=True):
         if number >= state.next_set:
             _buffer(state, number).reasons[index] = event.reason
 
@@ -191,31 +193,37 @@ def _why_unplaced(state: State, number: int) -> str:
 
 def _buffer(state: State, number: int) -> SetBuffer:
     if number not in state.open_sets:
-        images = scans.images_per_set(state.experiment.scan)
-        state.open_sets[number] = SetBuffer.empty(number, images, len(state.integrator.q))
+        scan = state.experiment.scan
+        state.open_sets[number] = SetBuffer.empty(number, scan.rotations_per_set, scan.translations, len(state.integrator.q))
     return state.open_sets[number]
 
 
-def _close_until(state: State, number: int) -> list[Product]:
+def _close_until(state: State, number: int) -> Iterator[Product]:
     """Close every set before ``number``, and make the frames that this completes."""
-    products: list[Product] = []
     while state.next_set < number:
-        products += _close(state, _buffer(state, state.next_set))
-        del state.open_sets[state.next_set]
+        yield from _close(state, _buffer(state, state.next_set))
         state.next_set += 1
-        products += _make_frames(state)
-    return products
+        yield from _make_frames(state)
 
 
-def _close(state: State, buffer: SetBuffer) -> Iterable[Product]:
-    scan = state.experiment.scan
+def _close_settled(state: State) -> Iterator[Product]:
+    """Close the next set if nothing more of it is to come."""
+    buffer = state.open_sets.get(state.next_set)
+    if buffer is not None and buffer.settled:
+        yield from _close_until(state, state.next_set + 1)
+
+
+def _close(state: State, buffer: SetBuffer) -> Iterator[Product]:
+    """What is left to publish of a set, as measured; then the set as coming frames need it, in the same memory."""
+    scan, experiment = state.experiment.scan, state.experiment
     refuse_off_grid(buffer, scan)
     if state.monitor_reference is None:
         state.monitor_reference = _median_monitor(buffer)
-    measured = close(buffer, scan, state.experiment.corrections, state.monitor_reference or 1.0)
-    state.closed[buffer.number] = measured
+    yield from publication.set_products(scan, buffer)
+    weights = window_weights(state.integrator.q, experiment.windows)
+    state.closed[buffer.number] = close(buffer, scan, experiment.corrections, state.monitor_reference or 1.0, weights)
     state.times[buffer.number] = buffer.positions.time + scan.exposure_s / 2
-    return publication.set_products(scan, buffer)
+    del state.open_sets[buffer.number]
 
 
 def _median_monitor(buffer: SetBuffer) -> float | None:
@@ -225,22 +233,19 @@ def _median_monitor(buffer: SetBuffer) -> float | None:
     return float(np.median(usable)) if len(usable) else None
 
 
-def _make_frames(state: State) -> list[Product]:
-    products: list[Product] = []
+def _make_frames(state: State) -> Iterator[Product]:
     for span in scans.spans(state.experiment.scan)[state.next_frame :]:
         if span.set_last >= state.next_set:
             break
         state.next_frame += 1
         if all(state.closed[s].measured for s in span.sets):
-            products += _make(state, span)
+            yield from _make(state, span)
         keep = span.set_first + state.experiment.scan.window_step
         for number in [n for n in state.closed if n < keep]:
             del state.closed[number]
-            state.partials.pop(number, None)
-    return products
 
 
-def _make(state: State, span: scans.Span) -> list[Product]:
+def _make(state: State, span: scans.Span) -> Iterator[Product]:
     members = [state.closed[s] for s in span.sets]
     if state.axis is None:
         try:
@@ -248,23 +253,18 @@ def _make(state: State, span: scans.Span) -> list[Product]:
         except ShapeError as error:
             reason = f"frame {span.frame} is not reconstructed: {error}; give reconstruction.axis_mm, and replay"
             state.unplaced.append(Refusal(None, reason))
-            return []
-    for member in members:
-        if member.number not in state.partials:
-            state.partials[member.number] = partial_of(member, state.experiment, state.integrator.q, state.axis)
-    tomogram = frame_of(span, members, [state.partials[s] for s in span.sets], state.experiment, state.integrator.q)
+            return
+    tomogram = frame_of(span, members, state.experiment, state.integrator.q, state.axis)
     state.waiting.append(tomogram.without_arrays())
-    return list(publication.frame_products(tomogram, state.experiment, state.integrator.q, state.axis, state.scales))
+    yield from publication.frame_products(tomogram, members, state.experiment, state.integrator.q, state.axis, state.scales)
 
 
-def _commit(state: State) -> list[Product]:
+def _commit(state: State) -> Iterator[Product]:
     """Commit the frames, in order, that the log covers, or all of them once no more of it will come."""
-    products: list[Product] = []
     while state.waiting and (state.log_ended or state.log.covers(state.waiting[0].t_end)):
         tomogram = state.waiting.pop(0)
         rows, state.echem_sent = publication.echem_rows(state.log, state.echem_sent, until=tomogram.t_end)
-        products += rows
+        yield from rows
         for number in [n for n in state.times if n <= tomogram.span.set_last]:
-            products.append(publication.charge_block(state.experiment.scan, number, state.log, state.times.pop(number)))
-        products.append(publication.step_row(tomogram, state.log, state.experiment.scan, state.log_ended))
-    return products
+            yield publication.charge_block(state.experiment.scan, number, state.log, state.times.pop(number))
+        yield publication.step_row(tomogram, state.log, state.experiment.scan, state.log_ended)

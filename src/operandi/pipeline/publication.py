@@ -20,14 +20,15 @@ from operandi.nodes import (
     Rows,
     Table,
 )
-from operandi.pipeline.sets import STATUS, SetBuffer
-from operandi.pipeline.tomograms import Tomogram
+from operandi.pipeline.sets import STATUS, MeasuredSet, SetBuffer
+from operandi.pipeline.tomograms import Tomogram, take_lines
 from operandi.stages import charge, scans
 from operandi.stages.axis import Axis
 from operandi.stages.maps import composite_arrays
 from operandi.stages.volumes import grid_mm
 
-VOXEL_BLOCK = 20
+VOXEL_BLOCK, LINE_BLOCK = 20, 8
+"""Voxels along y and x, and projections, that are stored together."""
 PER_IMAGE = {"time": "s", "rotation": "deg", "translation": "mm", "monitor": "counts", "charge": "mAh"}
 VOXEL_UNITS = "counts/mm"
 LOG_GAP_S = 600.0
@@ -46,7 +47,7 @@ def tree(experiment: Experiment, q: np.ndarray) -> Iterator[Product]:
     yield Table(ECHEM, ECHEM_COLUMNS, "time", {"units": {"time": "s", "voltage": "V", "current": "mA", "charge": "mAh"}})
     yield Container(("patterns",))
     for name in ("intensity", "sigma"):
-        yield Array(("patterns", name), ("image", "q"), (0, nq), (images, nq), metadata={"units": "counts", "coords": q_coord})
+        yield Array(("patterns", name), ("image", "q"), (0, nq), (n, nq), metadata={"units": "counts", "coords": q_coord})
     for name, units in PER_IMAGE.items():
         yield Array(("patterns", name), ("image",), (0,), (images,), "float64", metadata={"units": units})
     yield Container(("sinograms",))
@@ -69,11 +70,22 @@ def tree(experiment: Experiment, q: np.ndarray) -> Iterator[Product]:
                     metadata={"coords": coords})  # fmt: skip
 
 
+def line_products(scan: Scan, buffer: SetBuffer, lines: list[int]) -> Iterator[Product]:
+    """The patterns of some lines of a set, as soon as they are there: what is written then is not to be written in haste later."""
+    if not lines:
+        return
+    first, n = buffer.number * scans.images_per_set(scan), scan.translations
+    last = len(buffer.unsent) - 1  # written first, so that the server is told once a set, not once a line, that the array grew
+    for name in ("intensity", "sigma"):
+        values = getattr(buffer, name)
+        for line in sorted({*lines, last}, reverse=True):
+            yield Block(("patterns", name), (first + line * n, 0), values[line * n : (line + 1) * n])
+
+
 def set_products(scan: Scan, buffer: SetBuffer) -> Iterator[Product]:
-    """The patterns of a closed set, and a row of the ledger for each of its exposures."""
+    """The patterns of a closed set that are not out yet, and a row of the ledger for each of its exposures."""
     first = buffer.number * scans.images_per_set(scan)
-    yield Block(("patterns", "intensity"), (first, 0), buffer.intensity)
-    yield Block(("patterns", "sigma"), (first, 0), buffer.sigma)
+    yield from line_products(scan, buffer, buffer.take_unsent(settled=False))
     for name in ("time", "rotation", "translation", "monitor"):
         yield Block(("patterns", name), (first,), getattr(buffer.positions, name))
     entries = np.arange(first, first + len(buffer.status), dtype=np.int64)
@@ -81,7 +93,7 @@ def set_products(scan: Scan, buffer: SetBuffer) -> Iterator[Product]:
         "entry": entries,
         "set": np.full(len(entries), buffer.number, np.int64),
         "stream": np.full(len(entries), scan.stream, object),
-        "seq_num": entries + 1,
+        "seq_num": scans.planned_seq_num(scan, buffer.number),
         "status": np.array(STATUS, object)[buffer.status],
         "reason": np.array([buffer.reasons.get(i, "") for i in range(len(entries))], object),
     })  # fmt: skip
@@ -103,23 +115,28 @@ def unplaced_rows(scan: Scan, refusals: list[Any]) -> list[Product]:
     })]  # fmt: skip
 
 
-def frame_products(tomogram: Tomogram, experiment: Experiment, q: np.ndarray, axis: Axis, scales: dict[str, float]) -> Iterator[Product]:
-    """Sinogram, volume, maps and composites of a frame; ``scales`` holds the brightest value of each composite so far."""
+def frame_products(
+    tomogram: Tomogram, members: list[MeasuredSet], experiment: Experiment, q: np.ndarray, axis: Axis, scales: dict[str, float]
+) -> Iterator[Product]:
+    """Maps, composites, volume and sinogram of a frame; ``scales`` holds the brightest value of each composite so far."""
     frame, scan = tomogram.span.frame, experiment.scan
+    yield Block(("maps", "intensity"), (frame, 0, 0, 0), tomogram.maps[None])
+    yield Block(("maps", "sigma"), (frame, 0, 0, 0), tomogram.sigma[None])
+    if experiment.composites:
+        yield Block(("composites", "rgb"), (frame, 0, 0, 0, 0), composites(tomogram.maps, experiment, scales)[None])
+    yield Block(("volumes", "intensity"), (frame, 0, 0, 0), tomogram.volume[None])
     coords = {
         "rotation": {"values": tomogram.rotation_deg.tolist(), "units": "deg"},
         "translation": {"values": scans.translations_mm(scan).tolist(), "units": "mm"},
         "q": {"values": q.tolist(), "units": "1/angstrom"},
     }
-    path, shape = ("sinograms", f"{frame:04d}"), tomogram.sinogram.shape
+    path, shape = ("sinograms", f"{frame:04d}"), (len(tomogram.lines), scan.translations, len(q))
     axis_metadata = {"axis_mm": axis.position, "axis_uncertainty_mm": axis.uncertainty}
-    yield Array(path, ("rotation", "translation", "q"), shape, shape, metadata={"units": "counts", "coords": coords, **axis_metadata})
-    yield Block(path, (0, 0, 0), tomogram.sinogram)
-    yield Block(("volumes", "intensity"), (frame, 0, 0, 0), tomogram.volume[None])
-    yield Block(("maps", "intensity"), (frame, 0, 0, 0), tomogram.maps[None])
-    yield Block(("maps", "sigma"), (frame, 0, 0, 0), tomogram.sigma[None])
-    if experiment.composites:
-        yield Block(("composites", "rgb"), (frame, 0, 0, 0, 0), composites(tomogram.maps, experiment, scales)[None])
+    chunks = (min(LINE_BLOCK, shape[0]), *shape[1:])
+    yield Array(path, ("rotation", "translation", "q"), shape, chunks, metadata={"units": "counts", "coords": coords, **axis_metadata})
+    sinograms, step = [m.intensity for m in members], 2 * LINE_BLOCK
+    for first in range(0, shape[0], step):
+        yield Block(path, (first, 0, 0), take_lines(sinograms, tomogram.lines[first : first + step]))
 
 
 def composites(maps: np.ndarray, experiment: Experiment, scales: dict[str, float]) -> np.ndarray:

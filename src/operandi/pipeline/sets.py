@@ -7,11 +7,14 @@ import numpy as np
 from operandi.experiment import Corrections, Scan
 from operandi.stages import scans
 from operandi.stages.corrections import correct_values
+from operandi.stages.maps import apply_weights
 from operandi.stages.patterns import Patterns
 from operandi.stages.sinograms import assemble
 
 MISSING, ADMITTED, REFUSED = 0, 1, 2
 STATUS = ("missing", "admitted", "refused")
+CHANNELS = 128
+"""Channels that are corrected at once: few enough that what is computed in between stays small beside a set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,21 +33,31 @@ class Positions:
 
 @dataclass(slots=True)
 class SetBuffer:
-    """Patterns and positions of one set, in the order of their seq_num; cells that nobody measured are NaN."""
+    """Patterns and positions of one set, line after line (see `operandi.stages.scans`); cells that nobody measured are NaN."""
 
     number: int
+    translations: int
     intensity: np.ndarray
     sigma: np.ndarray
     positions: Positions
     status: np.ndarray
+    unsent: np.ndarray
+    """(line,) bool: lines whose patterns are not published as they stand now."""
     reasons: dict[int, str] = field(default_factory=dict)
 
     @classmethod
-    def empty(cls, number: int, images: int, n_q: int) -> "SetBuffer":
-        """A set of ``images`` exposures of which none is measured yet."""
+    def empty(cls, number: int, lines: int, translations: int, n_q: int) -> "SetBuffer":
+        """A set of ``lines`` · ``translations`` exposures of which none is measured yet."""
+        images = lines * translations
         rotation, translation, monitor, time = np.full((4, images), np.nan)
-        intensity, sigma = np.full((2, images, n_q), np.nan, np.float32)
-        return cls(number, intensity, sigma, Positions(rotation, translation, monitor, time), np.zeros(images, np.uint8))
+        intensity, sigma = (np.full((images, n_q), np.nan, np.float32) for _ in range(2))
+        positions = Positions(rotation, translation, monitor, time)
+        return cls(number, translations, intensity, sigma, positions, np.zeros(images, np.uint8), np.ones(lines, bool))
+
+    @property
+    def settled(self) -> bool:
+        """Whether every exposure was admitted or refused."""
+        return bool((self.status != MISSING).all())
 
     def admit(self, index: np.ndarray, patterns: Patterns, positions: Positions) -> None:
         """Put patterns (n, q) at ``index`` (n,); what was there before is overwritten."""
@@ -52,6 +65,7 @@ class SetBuffer:
         for name in ("rotation", "translation", "monitor", "time"):
             getattr(self.positions, name)[index] = getattr(positions, name)
         self.status[index] = ADMITTED
+        self.unsent[index // self.translations] = True
         for i in index:
             self.reasons.pop(int(i), None)
 
@@ -59,15 +73,25 @@ class SetBuffer:
         """Mark one exposure as not usable, and why; its pattern does not count."""
         self.status[index] = REFUSED
         self.reasons[index] = reason
+        self.unsent[index // self.translations] = True
         self.intensity[index] = self.sigma[index] = np.nan
+
+    def take_unsent(self, *, settled: bool) -> list[int]:
+        """Lines that are to be published now, all or only those of which nothing more is to come; they count as sent."""
+        chosen = self.unsent.copy()
+        if settled:
+            chosen &= (self.status.reshape(-1, self.translations) != MISSING).all(axis=1)
+        self.unsent[chosen] = False
+        return np.flatnonzero(chosen).tolist()
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredSet:
-    """A closed set: sinogram (rotation, translation, q) corrected, its variance, and when it was measured.
+    """A closed set: sinogram (rotation, translation, q) corrected, and when it was measured.
 
-    ``rotation_deg`` is (rotation,); ``coverage`` (rotation, translation) counts patterns, 0 is not measured and NaN in
-    the sinogram; ``t_start`` and ``t_end`` bound the exposures, UTC epoch s.
+    ``variance`` (rotation, translation, phase) is that of the windows' sums, all that the maps' sigma needs. ``rotation_deg`` is
+    (rotation,); ``coverage`` (rotation, translation) counts patterns, 0 is not measured and NaN in the sinogram; ``t_start`` and
+    ``t_end`` bound the exposures, UTC epoch s.
     """
 
     number: int
@@ -93,38 +117,60 @@ def refuse_off_grid(buffer: SetBuffer, scan: Scan) -> None:
         buffer.refuse(int(i), f"translation {where:.4g} mm lies outside the planned {low:.4g} to {high:.4g} mm")
 
 
-def close(buffer: SetBuffer, scan: Scan, corrections: Corrections, monitor_reference: float) -> MeasuredSet:
-    """The sinogram of a set, normalised to ``monitor_reference`` and free of air where the experiment asks for it."""
-    shape = (scan.rotations_per_set, scan.translations)
+def close(buffer: SetBuffer, scan: Scan, corrections: Corrections, monitor_reference: float, weights: np.ndarray) -> MeasuredSet:
+    """The sinogram of a set, normalised to ``monitor_reference`` and free of air where the experiment asks for it.
+
+    Consumes the buffer: the sinogram takes the place of its patterns, so that a set is held only once. ``weights`` (phase, q) are those of
+    the windows.
+    """
     admitted = np.flatnonzero(buffer.status == ADMITTED)
-    line, column = admitted // scan.translations, scans.column(scan, buffer.positions.translation[admitted])
-    sinogram, coverage = assemble(buffer.intensity[admitted], line, column, *shape)
-    sigma, _ = assemble(buffer.sigma[admitted], line, column, *shape)
-    monitor, _ = assemble(buffer.positions.monitor[admitted, None], line, column, *shape)
-    corrected, variance = correct_values(
-        sinogram,
-        variance=sigma**2,
-        monitor=monitor[..., 0] if corrections.monitor else None,
-        monitor_reference=monitor_reference,
-        air=None if corrections.air == "none" else corrections.air,
-        rim_points=corrections.rim_points,
-    )
+    coverage, monitor = _into_columns(buffer, scan)
+    shape = (scan.rotations_per_set, scan.translations, -1)
+    intensity, variance = buffer.intensity.reshape(shape), np.square(buffer.sigma, out=buffer.sigma).reshape(shape)
+    for first in range(0, intensity.shape[-1], CHANNELS):
+        part = (..., slice(first, first + CHANNELS))
+        intensity[part], variance[part] = correct_values(
+            intensity[part],
+            variance=variance[part],
+            monitor=monitor if corrections.monitor else None,
+            monitor_reference=monitor_reference,
+            air=None if corrections.air == "none" else corrections.air,
+            rim_points=corrections.rim_points,
+        )
     times = buffer.positions.time[admitted]
     return MeasuredSet(
         number=buffer.number,
         rotation_deg=_line_rotations(buffer, scan, admitted),
-        intensity=corrected,
-        variance=np.asarray(variance),
-        coverage=np.where(np.isfinite(corrected).any(axis=-1), coverage, 0),
+        intensity=intensity,
+        variance=np.moveaxis(apply_weights(variance, weights**2), 0, -1),
+        coverage=np.where(_any_finite(intensity), coverage, 0),
         t_start=float(times.min()) if len(times) else np.nan,
         t_end=float(times.max()) + scan.exposure_s if len(times) else np.nan,
     )
 
 
+def _into_columns(buffer: SetBuffer, scan: Scan) -> tuple[np.ndarray, np.ndarray]:
+    """Bring the patterns of each line into the order of the translations, in place; coverage and monitor (rotation, translation)."""
+    coverage = np.zeros((scan.rotations_per_set, scan.translations), np.int32)
+    monitor = np.full(coverage.shape, np.nan, np.float32)
+    column = scans.column(scan, buffer.positions.translation)
+    for line in range(scan.rotations_per_set):
+        here = slice(line * scan.translations, (line + 1) * scan.translations)
+        admitted = np.flatnonzero(buffer.status[here] == ADMITTED)
+        at = (np.zeros(len(admitted), np.int64), column[here][admitted], 1, scan.translations)
+        (intensity,), (coverage[line],) = assemble(buffer.intensity[here][admitted], *at)
+        (buffer.sigma[here],), _ = assemble(buffer.sigma[here][admitted], *at)
+        (monitor[line],) = assemble(buffer.positions.monitor[here][admitted, None], *at).values[..., 0]
+        buffer.intensity[here] = intensity
+    return coverage, monitor
+
+
+def _any_finite(sinogram: np.ndarray) -> np.ndarray:
+    """(rotation, translation) whether any channel is finite, line by line: no temporary array of the sinogram's size."""
+    return np.stack([np.isfinite(line).any(axis=-1) for line in sinogram])
+
+
 def _line_rotations(buffer: SetBuffer, scan: Scan, admitted: np.ndarray) -> np.ndarray:
     """Mean measured angle of each line; the planned one where nothing was measured."""
     line = admitted // scan.translations
-    count = np.bincount(line, minlength=scan.rotations_per_set)
-    total = np.bincount(line, buffer.positions.rotation[admitted], minlength=scan.rotations_per_set)
-    planned = scans.planned_rotations_deg(scan, buffer.number)
-    return np.where(count > 0, total / np.maximum(count, 1), planned)
+    return scans.line_rotations_deg(scan, buffer.number, line, buffer.positions.rotation[admitted])

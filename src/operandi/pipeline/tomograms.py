@@ -1,4 +1,9 @@
-"""Frames: the partial volume of each set, their mean over a window, and the maps of it."""
+"""Frames: the volume of a window of sets, and the maps of it.
+
+A frame is the filtered back projection of all projections of its window in the order of their angles, each weighted by half the gap to
+its neighbours, whichever set they are of. It is computed from the sets' sinograms a slab of channels at a time: nothing of the size of
+a volume is held but the frame itself, and no sum depends on the order in which anything came.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -9,79 +14,89 @@ from operandi.pipeline.sets import MeasuredSet
 from operandi.stages import scans
 from operandi.stages.axis import Axis, locate_axis
 from operandi.stages.maps import apply_weights, window_weights
-from operandi.stages.volumes import combine, combine_variances, partial_variance, partial_volume
+from operandi.stages.volumes import partial_variance, partial_volume
 
-NOTHING = np.empty(0, np.float32)
-
-
-@dataclass(frozen=True, slots=True)
-class Partial:
-    """What one set adds to its frames: its volume (y, x, q), and the variance (y, x, phase) of its maps."""
-
-    volume: np.ndarray
-    variance: np.ndarray
+CHANNELS = 256
+"""Channels of a slab."""
+_NOTHING = np.empty(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class Tomogram:
-    """One frame: sinogram (rotation, translation, q) in the order of the angles, volume (y, x, q), maps (phase, y, x)."""
+    """One frame: volume (y, x, q), maps (phase, y, x) and their sigma; ``lines`` says where its projections lie.
+
+    ``rotation_deg`` (rotation,) is in increasing order, and ``lines`` (rotation, 2) the set of each, counted within the window, and its
+    line in there.
+    """
 
     span: scans.Span
     t_start: float
     t_end: float
     coverage: float
     rotation_deg: np.ndarray
-    sinogram: np.ndarray
+    lines: np.ndarray
     volume: np.ndarray
     maps: np.ndarray
     sigma: np.ndarray
 
     def without_arrays(self) -> "Tomogram":
         """The same frame, free of its arrays, for as long as it waits for the log."""
-        return replace(self, sinogram=NOTHING, volume=NOTHING, maps=NOTHING, sigma=NOTHING)
+        return replace(self, volume=_NOTHING, maps=_NOTHING, sigma=_NOTHING)
 
 
 def find_frame_axis(members: list[MeasuredSet], experiment: Experiment) -> Axis:
-    """The rotation axis in mm: the experiment's own, or the one that the sets of the first frame show."""
+    """The rotation axis in mm: the experiment's own, or the one that the sets of the first frame show.
+
+    From the sum over the channels that every measured cell has.
+    """
     given = experiment.reconstruction.axis_mm
     if given is not None:
         return Axis(position=given, uncertainty=0.0)
-    rotation, sinogram, _ = _in_order_of_angle(members)
-    return locate_axis(sinogram, rotation, scans.translations_mm(experiment.scan))
+    common = np.ones(members[0].intensity.shape[-1], bool)
+    for member in members:
+        for line, covered in zip(member.intensity, member.coverage, strict=True):
+            common &= np.isfinite(line[covered > 0]).all(axis=0)
+    sums = [np.stack([np.sum(line, axis=-1, where=common) for line in member.intensity]) for member in members]
+    sums = [np.where(member.coverage > 0, total, np.nan) for member, total in zip(members, sums, strict=True)]
+    rotation = np.concatenate([member.rotation_deg for member in members])
+    return locate_axis(np.concatenate(sums), rotation, scans.translations_mm(experiment.scan))
 
 
-def partial_of(member: MeasuredSet, experiment: Experiment, q: np.ndarray, axis: Axis) -> Partial:
-    """The volume that the projections of one set alone give, and the variance of its maps."""
-    weights = window_weights(q, experiment.windows)
-    channels = np.moveaxis(apply_weights(member.variance, weights**2), 0, -1)
-    at = (member.rotation_deg, scans.translations_mm(experiment.scan), axis.position)
-    return Partial(
-        volume=partial_volume(member.intensity, *at, filter=experiment.reconstruction.filter),
-        variance=partial_variance(channels, *at, filter=experiment.reconstruction.filter),
-    )
-
-
-def frame_of(span: scans.Span, members: list[MeasuredSet], partials: list[Partial], experiment: Experiment, q: np.ndarray) -> Tomogram:
-    """The frame of a window: the mean of its sets' volumes, weighted by how much of each was measured."""
-    counts = [member.measured for member in members]
-    volume = combine([p.volume for p in partials], counts)
-    variance = combine_variances([p.variance for p in partials], counts)
-    rotation, sinogram, coverage = _in_order_of_angle(members)
+def frame_of(span: scans.Span, members: list[MeasuredSet], experiment: Experiment, q: np.ndarray, axis: Axis) -> Tomogram:
+    """The frame of a window."""
+    rotation, lines = in_order_of_angle(members)
+    at = (rotation, scans.translations_mm(experiment.scan), axis.position, experiment.reconstruction.filter)
+    n, weights = experiment.scan.translations, window_weights(q, experiment.windows)
+    volume = np.empty((n, n, len(q)), np.float32)
+    for first in range(0, len(q), CHANNELS):
+        part = slice(first, first + CHANNELS)
+        volume[..., part] = partial_volume(take_lines([m.intensity[..., part] for m in members], lines), *at)
+    variance = partial_variance(take_lines([m.variance for m in members], lines), *at)
+    coverage = np.concatenate([m.coverage for m in members])
     return Tomogram(
         span=span,
         t_start=min(m.t_start for m in members),
         t_end=max(m.t_end for m in members),
         coverage=float(np.count_nonzero(coverage) / coverage.size),
         rotation_deg=rotation,
-        sinogram=sinogram,
+        lines=lines,
         volume=volume,
-        maps=apply_weights(volume, window_weights(q, experiment.windows)),
+        maps=apply_weights(volume, weights),
         sigma=np.moveaxis(np.sqrt(variance), -1, 0),
     )
 
 
-def _in_order_of_angle(members: list[MeasuredSet]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def in_order_of_angle(members: list[MeasuredSet]) -> tuple[np.ndarray, np.ndarray]:
+    """Angles of all projections of the sets, increasing, and (rotation, 2) set and line of each."""
     rotation = np.concatenate([m.rotation_deg for m in members])
     order = np.argsort(rotation, kind="stable")
-    sinogram, coverage = (np.concatenate([getattr(m, name) for m in members])[order] for name in ("intensity", "coverage"))
-    return rotation[order], sinogram, coverage
+    places = [(number, line) for number, m in enumerate(members) for line in range(len(m.rotation_deg))]
+    return rotation[order], np.array(places)[order]
+
+
+def take_lines(sinograms: list[np.ndarray], lines: np.ndarray) -> np.ndarray:
+    """The projections (rotation, translation, …) that ``lines`` (rotation, 2) names, out of one sinogram for each set."""
+    taken = np.empty((len(lines), *sinograms[0].shape[1:]), sinograms[0].dtype)
+    for target, (number, line) in zip(taken, lines, strict=True):
+        target[:] = sinograms[number][line]
+    return taken
