@@ -2,220 +2,292 @@
 
 Arrays are (projection, sample, channel) and (row, column, channel) with the channel last and contiguous. Channels are
 processed in slabs of ``CHANNELS``, so that the filtered projections of a slab stay in cache while every pixel reads them;
-within a slab the image is cut into tiles. Each voxel is the sum over the projections in the order in which they are given,
-whichever thread computes it: results do not depend, bit by bit, on the number of threads.
+within a slab the image is cut into tiles, and a tile takes ``BLOCK`` projections at a time: their samples then come from the nearest cache.
+Each voxel is the sum over the projections in the order in which they are given, whichever thread computes it: results do not
+depend, bit by bit, on the number of threads, nor on how channels are cut into slabs.
 
-A slab is (projection, sample + 2, ``CHANNELS``): a row of zeros at either end stands for what lies beyond the detector.
-Inner loops index flat arrays with unsigned integers: numba then emits no wrap-around tests, and LLVM vectorises them.
+A slab is (projection, sample + 2, channel): a row of zeros at either end stands for what lies beyond the detector. The
+innermost loops are written in LLVM's vectors: all sums of ``CHANNELS`` channels stay in registers, and what is added is read once.
 """
 
-import math
-
 import numpy as np
-from numba import njit, prange
+from llvmlite import ir
+from numba import njit, prange, types
+from numba.extending import intrinsic
 
-CHANNELS = 128
-TILE = 8
-GROUP = 4
-"""Projections are added in groups of this many; their number must be a multiple of it."""
+CHANNELS = 64
+BLOCK = 8
+EDGE = 16
+"""Longest edge of a tile, in pixels."""
 
-_BLOCK = 2 * GROUP
-_WIDTH = np.uint64(CHANNELS)
 _FAST = {"contract", "nsz", "arcp"}
+_CONTRACT = ("contract", "nsz")
+_LAST = 1.0 - 1e-9
+_INDEX, _FLOAT = ir.IntType(64), ir.FloatType()
+_VECTOR = ir.VectorType(_FLOAT, CHANNELS)
 
 
-@njit(nogil=True, fastmath=_FAST)
-def _add_eight_rows(flat, at, step, weights, out, o):
-    """``out[o:] += Σ weights[m] * flat[at + m * step:]`` over eight rows of ``CHANNELS``."""
-    i, j, k, m = at, at + step, at + np.uint64(2) * step, at + np.uint64(3) * step
-    i2, j2, k2, m2 = m + step, m + np.uint64(2) * step, m + np.uint64(3) * step, m + np.uint64(4) * step
-    a, b, c, d, e, f, g, h = weights
-    for q in range(_WIDTH):
-        out[o + q] += (
-            a * flat[i + q] + b * flat[j + q] + c * flat[k + q] + d * flat[m + q]
-            + e * flat[i2 + q] + f * flat[j2 + q] + g * flat[k2 + q] + h * flat[m2 + q]
-        )  # fmt: skip
+def _pointers(context, builder, signature, arguments, *places):
+    """Where the data of array arguments begin."""
+    return [context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in places]
 
 
-@njit(nogil=True, fastmath=_FAST)
-def _add_row(flat, at, weight, out, o):
-    for q in range(_WIDTH):
-        out[o + q] += weight * flat[at + q]
+def _vector(builder, data, index):
+    """A pointer to the ``CHANNELS`` floats from ``index`` on."""
+    return builder.bitcast(builder.gep(data, [index]), _VECTOR.as_pointer())
 
 
-@njit(nogil=True, fastmath=_FAST)
-def _convolve_one(block, n, taps, i, start, step, out, o):
-    """Add ``taps[i - j] * block[j]`` to a row of ``out`` for j = start, start + step, …; ``taps`` has its 0 at index ``n``."""
-    j = start
-    stride = np.uint64(step) * _WIDTH
-    while j + 7 * step < n:
-        t = n + i - j
-        weights = (taps[t], taps[t - step], taps[t - 2 * step], taps[t - 3 * step],
-                   taps[t - 4 * step], taps[t - 5 * step], taps[t - 6 * step], taps[t - 7 * step])  # fmt: skip
-        _add_eight_rows(block, np.uint64(j) * _WIDTH, stride, weights, out, o)
-        j += 8 * step
-    while j < n:
-        _add_row(block, np.uint64(j) * _WIDTH, taps[n + i - j], out, o)
-        j += step
+def _everywhere(builder, scalar):
+    """A vector of one value."""
+    one = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), CHANNELS), [0] * CHANNELS))
 
 
-@njit(cache=True, nogil=True, parallel=True, fastmath=_FAST)
-def filter_slab(projections, first, taps, slab):
-    """Convolve the channels from ``first`` on of every projection with a kernel, into ``slab``.
-
-    Parameters
-    ----------
-    projections : (projection, sample, channel) float32, finite.
-    first : first channel of the slab; channels beyond the last become 0.
-    taps : (2 * sample,) float32, the kernel at -sample … sample - 1. Where every other tap but the middle one is zero (the ramp),
-        only the others are summed.
-    slab : (at least projection, sample + 2, CHANNELS) float32; rows of projections beyond the given ones become 0.
-    """
-    n_projections, n_samples = projections.shape[0], projections.shape[1]
-    n = min(CHANNELS, projections.shape[2] - first)
-    even = 0.0
-    for m in range(2, n_samples, 2):
-        even += abs(taps[n_samples + m]) + abs(taps[n_samples - m])
-    for p in prange(slab.shape[0]):
-        slab[p] = 0.0
-        if p < n_projections:
-            block = np.zeros((n_samples, CHANNELS), np.float32)
-            for i in range(n_samples):
-                for k in range(n):
-                    block[i, k] = projections[p, i, first + k]
-            flat, out = block.ravel(), slab[p].ravel()
-            for i in range(n_samples):
-                o = np.uint64(i + 1) * _WIDTH
-                _convolve_one(flat, n_samples, taps, i, 1 - i % 2, 2, out, o)
-                if even == 0.0:
-                    _add_row(flat, np.uint64(i) * _WIDTH, taps[n_samples], out, o)
-                else:
-                    _convolve_one(flat, n_samples, taps, i, i % 2, 2, out, o)
+def _plus(builder, total, weight, data, index):
+    """``total + weight * data[index : index + CHANNELS]``, as multiply-adds where the machine has them."""
+    row = builder.load(_vector(builder, data, index), align=4)
+    return builder.fadd(builder.fmul(row, _everywhere(builder, weight), _CONTRACT), total, _CONTRACT)
 
 
-@njit(nogil=True, fastmath=_FAST)
-def _trace_tile(row, column, shape, cosines, sines, weights, centre, n_samples, offset, low, high):
-    """For every pixel of a tile and projection, the flat offset in the slab and the weights there and on the next sample.
-
-    Beyond the detector the weights are 0.
-    """
-    for p in range(cosines.shape[0]):
-        for pixel in range(TILE * TILE):
-            y = row + pixel // TILE - 0.5 * (shape[0] - 1)
-            x = column + pixel % TILE - 0.5 * (shape[1] - 1)
-            position = x * cosines[p] + y * sines[p] + centre
-            inside = -1.0 < position < n_samples
-            position = position if inside else 0.0
-            below = math.floor(position)
-            fraction = position - below
-            weight = weights[p] if inside else 0.0
-            offset[pixel, p] = np.uint64(p * (n_samples + 2) + int(below) + 1) * _WIDTH
-            low[pixel, p] = weight * (1.0 - fraction)
-            high[pixel, p] = weight * fraction
+def _accumulate(builder, span, out, step):
+    """Loop ``p`` over ``range(start, stop, stride)`` (``span``, not empty) and add to ``out`` what ``step(p, total)`` sums up."""
+    start, stop, stride = span
+    before, loop, end = builder.block, builder.append_basic_block("add"), builder.append_basic_block("added")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    p, total = builder.phi(_INDEX), builder.phi(_VECTOR)
+    p.add_incoming(start, before)
+    total.add_incoming(ir.Constant(_VECTOR, [ir.Constant(_FLOAT, 0.0)] * CHANNELS), before)
+    grown, following = step(p, total), builder.add(p, stride)
+    p.add_incoming(following, loop)
+    total.add_incoming(grown, loop)
+    builder.cbranch(builder.icmp_unsigned("<", following, stop), loop, end)
+    builder.position_at_end(end)
+    builder.store(builder.fadd(builder.load(out, align=4), grown), out, align=4)
 
 
-@njit(nogil=True, fastmath=_FAST)
-def _add_between(flat, offset, low, high, pixel, p, out, o):
-    """Add four interpolated projections from ``p`` on to a row of ``out``."""
-    i, j, k, m = offset[pixel, p], offset[pixel, p + 1], offset[pixel, p + 2], offset[pixel, p + 3]
-    a, b, c, d = low[pixel, p], low[pixel, p + 1], low[pixel, p + 2], low[pixel, p + 3]
-    e, f, g, h = high[pixel, p], high[pixel, p + 1], high[pixel, p + 2], high[pixel, p + 3]
-    for q in range(_WIDTH):
-        out[o + q] += (
-            a * flat[i + q] + e * flat[i + _WIDTH + q] + b * flat[j + q] + f * flat[j + _WIDTH + q]
-            + c * flat[k + q] + g * flat[k + _WIDTH + q] + d * flat[m + q] + h * flat[m + _WIDTH + q]
-        )  # fmt: skip
+@intrinsic
+def _add_lagged(typing, flat, base, width, lags, values, start, stop, out, at):
+    """``out[at:] += Σ values[m] * flat[(base - lags[m]) * width:]`` over ``range(start, stop)``, for ``CHANNELS`` channels."""
+
+    def build(context, builder, signature, arguments):
+        data, lag, value, target = _pointers(context, builder, signature, arguments, 0, 3, 4, 7)
+        _, base, width, _, _, start, stop, _, at = arguments
+
+        def step(m, total):
+            sample = builder.sub(base, builder.zext(builder.load(builder.gep(lag, [m])), _INDEX))
+            return _plus(builder, total, builder.load(builder.gep(value, [m])), data, builder.mul(sample, width))
+
+        _accumulate(builder, (start, stop, ir.Constant(_INDEX, 1)), _vector(builder, target, at), step)
+        return context.get_dummy_value()
+
+    return types.void(flat, base, width, lags, values, start, stop, out, at), build
 
 
-@njit(nogil=True, fastmath=_FAST)
-def _add_at(flat, offset, weights, pixel, p, out, o):
-    """Add four projections at their lower sample only."""
-    i, j, k, m = offset[pixel, p], offset[pixel, p + 1], offset[pixel, p + 2], offset[pixel, p + 3]
-    a, b, c, d = weights[pixel, p], weights[pixel, p + 1], weights[pixel, p + 2], weights[pixel, p + 3]
-    for q in range(_WIDTH):
-        out[o + q] += a * flat[i + q] + b * flat[j + q] + c * flat[k + q] + d * flat[m + q]
+@intrinsic
+def _add_between(typing, flat, width, first, sample, fraction, start, stop, stride, out, at):
+    """Add to ``out[at:]`` the projections listed in ``range(start, stop, stride)``, each interpolated between two of its samples."""
+
+    def build(context, builder, signature, arguments):
+        data, samples, fractions, target = _pointers(context, builder, signature, arguments, 0, 3, 4, 8)
+        _, width, first, _, _, start, stop, stride, _, at = arguments
+
+        def step(p, total):
+            index = builder.add(builder.mul(builder.zext(builder.load(builder.gep(samples, [p])), _INDEX), width), first)
+            high = builder.load(builder.gep(fractions, [p]))
+            total = _plus(builder, total, builder.fsub(ir.Constant(_FLOAT, 1.0), high), data, index)
+            return _plus(builder, total, high, data, builder.add(index, width))
+
+        _accumulate(builder, (start, stop, stride), _vector(builder, target, at), step)
+        return context.get_dummy_value()
+
+    return types.void(flat, width, first, sample, fraction, start, stop, stride, out, at), build
+
+
+@intrinsic
+def _add_variance(typing, flat, cross, width, first, sample, fraction, start, stop, stride, out, at):
+    """The same for variances: squares of the interpolation's weights, and twice their product on ``cross``."""
+
+    def build(context, builder, signature, arguments):
+        data, mixed, samples, fractions, target = _pointers(context, builder, signature, arguments, 0, 1, 4, 5, 9)
+        _, _, width, first, _, _, start, stop, stride, _, at = arguments
+
+        def step(p, total):
+            index = builder.add(builder.mul(builder.zext(builder.load(builder.gep(samples, [p])), _INDEX), width), first)
+            high = builder.load(builder.gep(fractions, [p]))
+            low = builder.fsub(ir.Constant(_FLOAT, 1.0), high)
+            total = _plus(builder, total, builder.fmul(low, low), data, index)
+            total = _plus(builder, total, builder.fmul(builder.fadd(low, low), high), mixed, index)
+            return _plus(builder, total, builder.fmul(high, high), data, builder.add(index, width))
+
+        _accumulate(builder, (start, stop, stride), _vector(builder, target, at), step)
+        return context.get_dummy_value()
+
+    return types.void(flat, cross, width, first, sample, fraction, start, stop, stride, out, at), build
 
 
 @njit(cache=True, nogil=True, parallel=True, fastmath=_FAST)
-def backproject_slab(slab, cross, first, cosines, sines, weights, centre, volume):
-    """Write the weighted backprojection of a slab into the channels from ``first`` on of ``volume``.
+def count_finite(projections):
+    """(projection, sample) int32: of how many channels the value is finite."""
+    count = np.zeros(projections.shape[:2], np.int32)
+    for p in prange(projections.shape[0]):
+        for i in range(projections.shape[1]):
+            n = np.int32(0)
+            for q in range(projections.shape[2]):
+                n += np.int32(abs(projections[p, i, q]) < np.inf)
+            count[p, i] = n
+    return count
+
+
+@njit(nogil=True)
+def _within(lags, n_samples):
+    """For each sample i, the range of the taps whose lag keeps ``i - lag`` within the projection."""
+    begin, end = np.zeros(n_samples, np.uint64), np.zeros(n_samples, np.uint64)
+    low = high = 0
+    for i in range(n_samples):
+        while low < lags.size and lags[low] < i - n_samples + 1:
+            low += 1
+        while high < lags.size and lags[high] <= i:
+            high += 1
+        begin[i], end[i] = low, high
+    return begin, end
+
+
+@njit(cache=True, nogil=True, parallel=True, fastmath=_FAST)
+def filter_slab(projections, order, first, lags, values, weights, slab):
+    """Convolve the channels from ``first`` on of some projections with a kernel, into ``slab``.
 
     Parameters
     ----------
-    slab : (projection, sample + 2, CHANNELS) float32; the number of projections is a multiple of ``GROUP``.
+    projections : (any, sample, channel) float32, finite.
+    order : (projection,) int64, which of them, in this order.
+    lags, values : (tap,) int32, increasing, from -sample + 1 to sample - 1, and float32: the kernel where it is not zero.
+    weights : (projection,) float32, with which each filtered projection is multiplied.
+    slab : (projection, sample + 2, a multiple of CHANNELS) float32, overwritten; channels beyond the last become 0.
+    """
+    n_samples, width = projections.shape[1], slab.shape[2]
+    parts = width // CHANNELS
+    shifted, (begin, end) = (lags + n_samples).astype(np.uint32), _within(lags, n_samples)
+    for job in prange(order.size * parts):
+        p, part = job // parts, job % parts * CHANNELS
+        n = min(CHANNELS, projections.shape[2] - first - part)
+        block, row = np.zeros((n_samples, CHANNELS), np.float32), np.zeros(CHANNELS, np.float32)
+        for i in range(n_samples):
+            for k in range(n):
+                block[i, k] = projections[order[p], i, first + part + k] * weights[p]
+        flat = block.ravel()
+        slab[p, 0, part : part + CHANNELS] = 0.0
+        slab[p, n_samples + 1, part : part + CHANNELS] = 0.0
+        for turn in range(n_samples):
+            i = 2 * turn if 2 * turn < n_samples else 2 * (turn - (n_samples + 1) // 2) + 1  # the ramp reads every second sample
+            row[:] = 0.0
+            if begin[i] < end[i]:
+                base = np.uint64(n_samples + i)
+                _add_lagged(flat, base, np.uint64(CHANNELS), shifted, values, begin[i], end[i], row, np.uint64(0))  # pyright: ignore[reportCallIssue]
+            slab[p, i + 1, part : part + CHANNELS] = row
+
+
+@njit(nogil=True, fastmath=_FAST)
+def _trace(tile, block, cosines, sines, origin, n_samples, sample, fraction):
+    """For each projection of a block and pixel of a tile, the lower of two samples and the fraction of the upper one.
+
+    Beyond the detector both are rows of zeros. Positions are computed in the same way for every tile.
+    """
+    top, left, height, width = tile
+    last = n_samples + _LAST
+    for p in range(block[0], block[1]):
+        first = np.int32(p * (n_samples + 2))
+        for i in range(height):
+            start = (top + i) * sines[p] + origin[p]
+            k = np.uint64(((p - block[0]) * height + i) * width)
+            for j in range(width):
+                position = start + np.int32(left + j) * cosines[p]
+                position = 0.0 if position < 0.0 else position
+                position = last if position > last else position
+                below = np.int32(position)
+                sample[k + np.uint64(j)] = np.uint32(first + below)
+                fraction[k + np.uint64(j)] = np.float32(position - below)
+
+
+@njit(nogil=True)
+def _tiling(n_rows, n_columns):
+    """How many tiles down and across, and their edges: nearly equal ones, so that threads end together."""
+    down, across = 2 * ((n_rows + 2 * EDGE - 1) // (2 * EDGE)), (n_columns + EDGE - 1) // EDGE
+    return down, across, (n_rows + down - 1) // down, (n_columns + across - 1) // across
+
+
+@njit(cache=True, nogil=True, parallel=True, fastmath=_FAST)
+def backproject_slab(slab, cross, first, cosines, sines, centre, volume, add):
+    """Write the backprojection of a slab into the channels from ``first`` on of ``volume``, or add it to them.
+
+    Parameters
+    ----------
+    slab : (projection, sample + 2, CHANNELS) float32, weighted.
     cross : the same, or no projection at all. Where given, ``slab`` and ``cross`` hold variances filtered by h² and by h·h₊₁, and what is
         written is the variance: the sum of squares of the interpolation weights, and twice their product times ``cross``.
-    cosines, sines, weights : (projection,) float64; a projection of weight 0 adds nothing.
+    cosines, sines : (projection,) float64.
     centre : the sample, fractional, on which the rotation axis falls.
     volume : (row, column, channel) float32. The axis runs through its middle; row and column step by one sample.
+    add : whether to add to what is in the volume.
     """
     n_rows, n_columns = volume.shape[0], volume.shape[1]
     n_projections, n_samples = slab.shape[0], slab.shape[1] - 2
     n = min(CHANNELS, volume.shape[2] - first)
-    across = (n_columns + TILE - 1) // TILE
+    down, across, height, width = _tiling(n_rows, n_columns)
     flat, flat_cross, variance = slab.ravel(), cross.ravel(), cross.shape[0] > 0
-    for tile in prange(((n_rows + TILE - 1) // TILE) * across):
-        row, column = (tile // across) * TILE, (tile % across) * TILE
-        offset = np.empty((TILE * TILE, n_projections), np.uint64)
-        low = np.empty((TILE * TILE, n_projections), np.float32)
-        high = np.empty((TILE * TILE, n_projections), np.float32)
-        _trace_tile(row, column, (n_rows, n_columns), cosines, sines, weights, centre, n_samples, offset, low, high)
-        both = 2 * low * high if variance else low
-        if variance:
-            low, high = low * low, high * high
-        out = np.zeros(TILE * TILE * CHANNELS, np.float32)
-        for block in range(0, n_projections, _BLOCK):
-            for pixel in range(TILE * TILE):
-                for p in range(block, min(block + _BLOCK, n_projections), GROUP):
-                    _add_between(flat, offset, low, high, pixel, p, out, np.uint64(pixel) * _WIDTH)
-                    if variance:
-                        _add_at(flat_cross, offset, both, pixel, p, out, np.uint64(pixel) * _WIDTH)
-        for pixel in range(TILE * TILE):
-            y, x = row + pixel // TILE, column + pixel % TILE
-            if y < n_rows and x < n_columns:
-                for k in range(n):
-                    volume[y, x, first + k] = out[pixel * CHANNELS + k]
-
-
-@njit(nogil=True, fastmath=_FAST)
-def _spread(flat_volume, at, low, high, flat, o):
-    """Add a voxel to the two samples between which it falls."""
-    for q in range(_WIDTH):
-        flat[o + q] += low * flat_volume[at + q]
-    for q in range(_WIDTH):
-        flat[o + _WIDTH + q] += high * flat_volume[at + q]
+    origin = centre + 1.0 - 0.5 * (n_columns - 1) * cosines - 0.5 * (n_rows - 1) * sines
+    stride, none = np.uint64(CHANNELS), np.uint64(0)
+    for tile in prange(down * across):
+        top, left = (tile // across) * height, (tile % across) * width
+        h, w = max(min(height, n_rows - top), 0), max(min(width, n_columns - left), 0)
+        pixels = np.uint64(h * w)
+        sample, fraction = np.empty(h * w * BLOCK, np.uint32), np.empty(h * w * BLOCK, np.float32)
+        out = np.zeros(h * w * CHANNELS, np.float32)
+        for block in range(0, n_projections, BLOCK):
+            stop = min(block + BLOCK, n_projections)
+            _trace((top, left, h, w), (block, stop), cosines, sines, origin, n_samples, sample, fraction)
+            end = np.uint64(stop - block) * pixels
+            for pixel in range(h * w):
+                at = np.uint64(pixel) * stride
+                if variance:
+                    _add_variance(flat, flat_cross, stride, none, sample, fraction, np.uint64(pixel), end, pixels, out, at)  # pyright: ignore[reportCallIssue]
+                else:
+                    _add_between(flat, stride, none, sample, fraction, np.uint64(pixel), end, pixels, out, at)  # pyright: ignore[reportCallIssue]
+        for pixel in range(h * w):
+            y, x = top + pixel // w, left + pixel % w
+            for k in range(n):
+                volume[y, x, first + k] = out[pixel * CHANNELS + k] + (volume[y, x, first + k] if add else np.float32(0.0))
 
 
 @njit(cache=True, nogil=True, parallel=True, fastmath=_FAST)
-def project_slab(volume, cosines, sines, centre, slab):
-    """Project a volume: the transpose of `backproject_slab` with weights of 1.
+def add_projections(slab, cosines, sines, centre, volume):
+    """Add the backprojection of a few projections, at most ``BLOCK``, to all channels of ``volume``, which is read and written once.
 
     Parameters
     ----------
-    volume : (row, column, CHANNELS) float32.
-    slab : (projection, sample + 2, CHANNELS) float32, overwritten; what falls beyond the detector is dropped, its end rows are 0.
+    slab : (projection, sample + 2, channel, filled up with zeros to a multiple of CHANNELS) float32, weighted.
+    cosines, sines, centre, volume : as `backproject_slab` has them; the volume contiguous.
     """
-    n_rows, n_columns = volume.shape[0], volume.shape[1]
+    n_rows, n_columns, n_channels = volume.shape
     n_projections, n_samples = slab.shape[0], slab.shape[1] - 2
-    across, down = (n_columns + TILE - 1) // TILE, (n_rows + TILE - 1) // TILE
-    flat, flat_volume = slab.ravel(), volume.ravel()
-    for group in prange((n_projections + _BLOCK - 1) // _BLOCK):
-        start, stop = group * _BLOCK, min((group + 1) * _BLOCK, n_projections)
-        weights = np.ones(stop - start)
-        offset = np.empty((TILE * TILE, stop - start), np.uint64)
-        low = np.empty((TILE * TILE, stop - start), np.float32)
-        high = np.empty((TILE * TILE, stop - start), np.float32)
-        slab[start:stop] = 0.0
-        for tile in range(across * down):
-            row, column = (tile // across) * TILE, (tile % across) * TILE
-            size = (n_rows, n_columns)
-            _trace_tile(row, column, size, cosines[start:stop], sines[start:stop], weights, centre, n_samples, offset, low, high)
-            for p in range(stop - start):
-                base = np.uint64(start * (n_samples + 2)) * _WIDTH
-                for pixel in range(TILE * TILE):
-                    y, x = row + pixel // TILE, column + pixel % TILE
-                    if y < n_rows and x < n_columns and (low[pixel, p] != 0.0 or high[pixel, p] != 0.0):
-                        at = np.uint64(y * n_columns + x) * _WIDTH
-                        _spread(flat_volume, at, low[pixel, p], high[pixel, p], flat, base + offset[pixel, p])
-        slab[start:stop, 0] = 0.0
-        slab[start:stop, n_samples + 1] = 0.0
+    down, across, height, width = _tiling(n_rows, n_columns)
+    flat, flat_volume, stride = slab.ravel(), volume.ravel(), np.uint64(slab.shape[2])
+    origin = centre + 1.0 - 0.5 * (n_columns - 1) * cosines - 0.5 * (n_rows - 1) * sines
+    whole = n_channels // CHANNELS * CHANNELS
+    for tile in prange(down * across):
+        top, left = (tile // across) * height, (tile % across) * width
+        h, w = max(min(height, n_rows - top), 0), max(min(width, n_columns - left), 0)
+        pixels = np.uint64(h * w)
+        sample, fraction = np.empty(h * w * BLOCK, np.uint32), np.empty(h * w * BLOCK, np.float32)
+        _trace((top, left, h, w), (0, n_projections), cosines, sines, origin, n_samples, sample, fraction)
+        end, rest = np.uint64(n_projections) * pixels, np.empty(CHANNELS, np.float32)
+        for pixel in range(h * w):
+            base = ((top + pixel // w) * n_columns + left + pixel % w) * n_channels
+            start = np.uint64(pixel)
+            for q in range(0, whole, CHANNELS):
+                _add_between(flat, stride, np.uint64(q), sample, fraction, start, end, pixels, flat_volume, np.uint64(base + q))  # pyright: ignore[reportCallIssue]
+            if whole < n_channels:
+                rest[:] = 0.0
+                _add_between(flat, stride, np.uint64(whole), sample, fraction, start, end, pixels, rest, np.uint64(0))  # pyright: ignore[reportCallIssue]
+                for k in range(n_channels - whole):
+                    flat_volume[base + whole + k] += rest[k]

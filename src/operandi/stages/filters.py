@@ -41,13 +41,18 @@ def filter_taps(name: str, n_samples: int, pitch_mm: float) -> np.ndarray:
     return taps / pitch_mm
 
 
+def tap_list(taps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Those taps of `filter_taps` that are not zero, as the kernel takes them: lags (int32) and values (float32)."""
+    n_samples = len(taps) // 2
+    lags = np.flatnonzero(taps[1:]) + 1 - n_samples
+    return lags.astype(np.int32), taps[lags + n_samples].astype(np.float32)
+
+
 def filter_projections(sinogram: np.ndarray, pitch_mm: float, name: str = "ramp") -> np.ndarray:
     """Filter the projections of a finite sinogram (rotation, translation, q); returns float32 of the same shape, in its unit per mm."""
     values = np.ascontiguousarray(sinogram, np.float32)
-    taps = filter_taps(name, values.shape[1], pitch_mm).astype(np.float32)
-    slab = np.empty((values.shape[0], values.shape[1] + 2, kernel.CHANNELS), np.float32)
-    filtered = np.empty_like(values)
-    for first in range(0, values.shape[2], kernel.CHANNELS):
-        kernel.filter_slab(values, first, taps, slab)
-        filtered[:, :, first : first + kernel.CHANNELS] = slab[:, 1:-1, : values.shape[2] - first]
-    return filtered
+    lags, taps = tap_list(filter_taps(name, values.shape[1], pitch_mm))
+    width = -(-values.shape[2] // kernel.CHANNELS) * kernel.CHANNELS
+    slab = np.empty((values.shape[0], values.shape[1] + 2, width), np.float32)
+    kernel.filter_slab(values, np.arange(len(values)), 0, lags, taps, np.ones(len(values), np.float32), slab)
+    return slab[:, 1:-1, : values.shape[2]]

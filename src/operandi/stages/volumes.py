@@ -9,19 +9,22 @@ the astra toolbox).
 Source of the method: Kak & Slaney, Principles of Computerized Tomographic Imaging (1988), chapter 3.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from operandi.errors import ShapeError
 from operandi.kernels import backprojection as kernel
-from operandi.stages.filters import filter_taps
+from operandi.stages.filters import filter_taps, tap_list
 from operandi.stages.sinograms import fill_gaps, usable_projections
 
 PERIOD_DEG = 180.0
 _SAME_ANGLE_DEG = 1e-6
 _NO_SLAB = np.empty((0, 1, 1), np.float32)
+_GAP_CHANNELS = 8 * kernel.CHANNELS
+"""Where gaps are to be filled, so many channels are copied at a time."""
 
 
 def angular_weights(rotation_deg: np.ndarray, period_deg: float = PERIOD_DEG) -> np.ndarray:
@@ -114,40 +117,97 @@ def partial_variance(
     return project_back(prepare(variance, rotation_deg, translation_mm, axis_mm, weights), filter, variance=True)
 
 
-class Prepared(NamedTuple):
-    """What there is to reconstruct, in increasing order of angle and translation."""
+def volume_slabs(
+    sinogram: np.ndarray,
+    rotation_deg: np.ndarray,
+    translation_mm: np.ndarray,
+    axis_mm: float,
+    filter: str = "ramp",  # noqa: A002
+    weights: np.ndarray | None = None,
+    n_channels: int = 4 * kernel.CHANNELS,
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """`partial_volume` slab by slab of channels, so that no volume need be held: bit by bit the same.
 
-    projections: np.ndarray
+    Everything is checked when the first slab is asked for; errors are those of `partial_volume`.
+
+    Parameters
+    ----------
+    n_channels : channels of a slab; a multiple of 64 wastes no work.
+
+    Yields
+    ------
+    The slab's channels, and its volume (y, x, channels of the slab) float32, newly made.
+    """
+    prepared = prepare(sinogram, rotation_deg, translation_mm, axis_mm, weights)
+    if n_channels < 1:
+        raise ShapeError(f"a slab needs at least one channel, got n_channels={n_channels}")
+    n_samples, total = prepared.values.shape[1:]
+    chain = Chain.of(prepared, filter, variance=False)
+    for first in range(0, total, n_channels):
+        part = slice(first, min(first + n_channels, total))
+        slab = np.empty((n_samples, n_samples, part.stop - first), np.float32)
+        chain.write(prepared, part, slab, 0)
+        yield part, slab
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What there is to reconstruct: values (any, translation, q) in increasing order of translation."""
+
+    values: np.ndarray
+    order: np.ndarray
+    """(rotation,) which projections are used, in increasing order of angle."""
+    complete: bool
+    """Every used cell is finite."""
     rotation_deg: np.ndarray
     weights: np.ndarray
     centre: float
     pitch_mm: float
-    lost: np.ndarray
+
+    def filled(self, channels: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+        """The used projections in their order, without gaps, and (q,) bool: the channels of which nothing is known (`fill_gaps`)."""
+        used = np.ascontiguousarray(self.values[self.order, :, channels])
+        return (used, np.zeros(used.shape[2], bool)) if self.complete else fill_gaps(used)
 
 
 def prepare(
     sinogram: np.ndarray, rotation_deg: np.ndarray, translation_mm: np.ndarray, axis_mm: float, weights: np.ndarray | None
 ) -> Prepared:
-    """Bring what `partial_volume` takes in order: leave out what is not usable, fill gaps, weigh the angles.
+    """Bring what `partial_volume` takes in order: leave out what is not usable, weigh the angles. Copies no array that is in order.
 
     Raises
     ------
     ShapeError
         If the arrays do not fit each other or translations are not equally spaced.
     """
-    values = np.asarray(sinogram, np.float32)
-    rotation, translation = np.asarray(rotation_deg, float), np.asarray(translation_mm, float)
+    values = real_array(sinogram, np.float32, "sinogram")
+    rotation, translation = real_array(rotation_deg, float, "rotations"), real_array(translation_mm, float, "translations")
     _check(values, rotation, translation, axis_mm, weights)
     pitch = _pitch(translation)
-    usable = np.flatnonzero(usable_projections(values) & np.isfinite(rotation))
-    usable = usable[np.argsort(rotation[usable], kind="stable")]
     if translation[0] > translation[-1]:
         values, translation = values[:, ::-1], translation[::-1]
-    if not np.array_equal(usable, np.arange(values.shape[0])):
-        values = values[usable]
-    filled, lost = fill_gaps(np.ascontiguousarray(values))
-    angular = angular_weights(rotation[usable]) if weights is None else np.asarray(weights, float)[usable]
-    return Prepared(filled, rotation[usable], angular, (axis_mm - translation[0]) / pitch, pitch, lost)
+    values = np.ascontiguousarray(values)
+    finite = kernel.count_finite(values)
+    usable = np.flatnonzero(usable_projections(np.where(finite > 0, 0.0, np.nan)[:, :, None]) & np.isfinite(rotation))
+    order = usable[np.argsort(rotation[usable], kind="stable")]
+    angular = angular_weights(rotation[order]) if weights is None else np.asarray(weights, float)[order]
+    complete = bool((finite[order] == values.shape[2]).all())
+    return Prepared(values, order, complete, rotation[order], angular, (axis_mm - translation[0]) / pitch, pitch)
+
+
+def real_array(data: Any, dtype: type, name: str) -> np.ndarray:
+    """An array of real numbers.
+
+    Raises
+    ------
+    ShapeError
+        If the data are no numbers, or complex ones.
+    """
+    array = np.asarray(data)
+    if array.dtype.kind not in "fiub":
+        raise ShapeError(f"the {name} must be real numbers, got an array of dtype {array.dtype}: convert it, or take its real part")
+    with np.errstate(over="ignore"):
+        return array.astype(dtype, copy=False)
 
 
 def warm_up() -> None:
@@ -157,18 +217,12 @@ def warm_up() -> None:
 
 def project_back(prepared: Prepared, filter_name: str, *, variance: bool) -> np.ndarray:
     """The volume (y, x, q) of what `prepare` gave, or its variance if that were variances."""
-    n = prepared.projections.shape[1]
-    taps, cross = filter_taps(filter_name, n, prepared.pitch_mm), None
-    if variance:
-        taps, cross = taps**2, taps * np.append(taps[1:], 0.0)
-    return mask_lost(_backproject(prepared, taps, cross), prepared)
-
-
-def mask_lost(volume: np.ndarray, prepared: Prepared) -> np.ndarray:
-    """A volume, in place: NaN where nothing can be said."""
-    if len(prepared.projections) == 0:
-        volume[:] = np.nan
-    volume[:, :, prepared.lost] = np.nan
+    n_samples, n_channels = prepared.values.shape[1:]
+    volume = np.empty((n_samples, n_samples, n_channels), np.float32)
+    chain = Chain.of(prepared, filter_name, variance=variance)
+    chunk = n_channels if prepared.complete else _GAP_CHANNELS
+    for first in range(0, n_channels, chunk):
+        chain.write(prepared, slice(first, min(first + chunk, n_channels)), volume, first)
     return volume
 
 
@@ -184,24 +238,67 @@ def _check(values: np.ndarray, rotation: np.ndarray, translation: np.ndarray, ax
         raise ShapeError(f"the rotation axis is at {axis_mm} mm: give a finite position on the translation axis")
 
 
-def _backproject(prepared: Prepared, taps: np.ndarray, cross: np.ndarray | None) -> np.ndarray:
-    """Filter with ``taps`` and backproject, slab by slab of channels; with ``cross``, as the kernel's variance."""
-    projections, centre = prepared.projections, prepared.centre
-    n_projections, (n_samples, n_channels) = len(projections), projections.shape[1:]
-    padded = -(-n_projections // kernel.GROUP) * kernel.GROUP
-    cosines, sines, angular = np.zeros(padded), np.zeros(padded), np.zeros(padded)
-    cosines[:n_projections], sines[:n_projections] = np.cos(np.deg2rad(prepared.rotation_deg)), np.sin(np.deg2rad(prepared.rotation_deg))
-    angular[:n_projections] = prepared.weights
-    slab = np.empty((padded, n_samples + 2, kernel.CHANNELS), np.float32)
-    slab_cross = _NO_SLAB if cross is None else np.empty_like(slab)
-    volume = np.empty((n_samples, n_samples, n_channels), np.float32)
-    for first in range(0, n_channels, kernel.CHANNELS):
-        kernel.filter_slab(projections, first, taps.astype(np.float32), slab)
-        if cross is not None:
-            kernel.filter_slab(projections, first, cross.astype(np.float32), slab_cross)
-            slab_cross[:, n_samples] = 0.0  # the last sample has no neighbour to be correlated with
-        kernel.backproject_slab(slab, slab_cross, first, cosines, sines, angular, centre, volume)
-    return volume
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Filter and backprojection of one geometry, with room for one slab of channels."""
+
+    lags: np.ndarray
+    taps: np.ndarray
+    cross: tuple[np.ndarray, np.ndarray] | None
+    """Lags and taps of h·h₊₁, for variances."""
+    weights: np.ndarray
+    cosines: np.ndarray
+    sines: np.ndarray
+    centre: float
+    slab: np.ndarray
+    slab_cross: np.ndarray
+
+    @classmethod
+    def of(cls, prepared: Prepared, filter_name: str, *, variance: bool) -> "Chain":
+        """For what `prepare` gave.
+
+        Raises
+        ------
+        ShapeError
+            If there is no filter of this name.
+        """
+        n_samples, angle = prepared.values.shape[1], np.deg2rad(prepared.rotation_deg)
+        taps, weights, cross = filter_taps(filter_name, n_samples, prepared.pitch_mm), prepared.weights, None
+        slab = aligned((angle.size, n_samples + 2, kernel.CHANNELS))
+        if variance:
+            cross = tap_list(taps * np.append(taps[1:], 0.0))
+            taps, weights = taps**2, weights**2
+        between = _NO_SLAB if cross is None else aligned(slab.shape)
+        return cls(*tap_list(taps), cross, weights.astype(np.float32), np.cos(angle), np.sin(angle), prepared.centre, slab, between)
+
+    def write(self, prepared: Prepared, part: slice, volume: np.ndarray, first: int) -> None:
+        """Write the channels ``part`` of the sinogram into the volume's channels from ``first`` on."""
+        values, order, source, lost = prepared.values, prepared.order, part.start, None
+        if not prepared.complete:
+            values, lost = prepared.filled(part)
+            order, source = np.arange(len(values)), 0
+        for channel in range(0, part.stop - part.start, kernel.CHANNELS):
+            self.slab_into(values, order, source + channel, volume, first + channel, add=False)
+        if order.size == 0:
+            volume[:, :, first : first + part.stop - part.start] = np.nan
+        elif lost is not None and lost.any():
+            volume[:, :, first + np.flatnonzero(lost)] = np.nan
+
+    def slab_into(self, values: np.ndarray, order: np.ndarray, source: int, volume: np.ndarray, first: int, *, add: bool) -> None:
+        """Filter and backproject the ``CHANNELS`` channels from ``source`` on of finite projections."""
+        kernel.filter_slab(values, order, source, self.lags, self.taps, self.weights, self.slab)
+        if self.cross is not None:
+            kernel.filter_slab(values, order, source, *self.cross, self.weights, self.slab_cross)
+            self.slab_cross[:, -2] = 0.0  # the last sample has no neighbour to be correlated with
+        kernel.backproject_slab(self.slab, self.slab_cross, first, self.cosines, self.sines, self.centre, volume, add)
+
+
+def aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """An uninitialised float32 array that begins on a cache line: vectors that straddle lines cost twice."""
+    count = int(np.prod(shape))
+    room = np.empty(count + 16, np.float32)
+    start = -room.ctypes.data % 64 // room.itemsize
+    return room[start : start + count].reshape(shape)
 
 
 def combine(partials: Sequence[np.ndarray], counts: Sequence[int]) -> np.ndarray:
