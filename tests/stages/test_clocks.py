@@ -80,6 +80,59 @@ def test_the_start_of_the_current_is_a_marker():
     assert np.isnan(marked_offset(t, cell(t)[1], np.nan).offset_s)
 
 
+@pytest.mark.parametrize("offset", [3600.0, 37.0, 0.5])
+@pytest.mark.parametrize("hours", [6, 80])
+def test_two_markers_tell_offset_and_drift_of_a_long_run(offset, hours):
+    # the current flows from 600 s to an hour before the end; the potentiostat's clock is 50 ppm slow
+    true = ClockOffset(offset, 0.0, 50.0, BEGUN)
+    t = np.arange(1.7, 3600.0 * hours, 5.0)
+    current = np.where((t > 600) & (t < 3600 * (hours - 1)), 30.4, 0.0)
+    start, stop = true.to_beamline(BEGUN + np.array([600.0, 3600 * (hours - 1)]))
+    found = marked_offset(BEGUN + t, current, start, stop_s=stop)
+    assert found.reason == ""
+    error = found.to_beamline(BEGUN + t) - true.to_beamline(BEGUN + t)
+    assert np.abs(error).max() < 5.0
+    assert abs(found.drift_ppm - 50) < 1e6 * 5.0 / (3600 * (hours - 1) - 600)
+
+
+def test_two_markers_too_near_to_tell_a_drift_tell_the_offset_better():
+    t = np.arange(0.0, 2000, 5)
+    found = marked_offset(t, np.where((t > 600) & (t < 1000), 5.0, 0.0), 602.5 + 37, stop_s=997.5 + 37)
+    assert (found.drift_ppm, found.reason) == (0.0, "")
+    assert found.offset_s == pytest.approx(37, abs=2.6)
+    assert found.uncertainty_s == pytest.approx(5 / np.sqrt(24))
+
+
+@pytest.mark.parametrize(
+    ("current_s", "stop_s", "reason"),
+    [((600, 1500), 1537.0 + 60, "other switches"), ((600, 9999), 1537.0, "end of the current"), ((600, 1500), np.nan, "no time")],
+)
+def test_markers_that_do_not_fit_the_log_leave_the_offset_unknown(current_s, stop_s, reason):
+    t = np.arange(0.0, 2000, 5)
+    found = marked_offset(t, np.where((t > current_s[0]) & (t < current_s[1]), 5.0, 0.0), 637.0, stop_s=stop_s)
+    assert reason in found.reason
+    assert np.isnan(found.to_beamline(t)).all()
+
+
+@pytest.mark.parametrize("quantity", [0, 1])
+def test_over_ten_cycles_in_sixty_hours_every_row_is_placed_within_a_row(quantity):
+    rng = np.random.default_rng(7)
+    true = ClockOffset(37.0, 0.0, 50.0, BEGUN)
+    t, seen = np.arange(0.0, 220_000, 5.0), np.arange(3000.0, 215_000, 10.0)
+    # cycles differ, as those of a cell that ages do
+    scale, noise = (0.4, 0.001) if quantity == 0 else (5.0, 0.01)
+
+    def reading(seconds):
+        cycle = np.floor(seconds / 22000)
+        return cell(seconds % 22000)[quantity] + scale * 0.05 * cycle
+
+    log = reading(t) + rng.normal(0, noise, len(t))
+    found = find_offset(BEGUN + t, log, true.to_beamline(BEGUN + seen), 1.01 * reading(seen) + 0.02 + rng.normal(0, noise, len(seen)))
+    assert found.reason == ""
+    assert np.abs(found.to_beamline(BEGUN + t) - true.to_beamline(BEGUN + t)).max() < 5.0
+    assert found.drift_ppm == pytest.approx(50, abs=20)
+
+
 def test_an_offset_is_added_to_potentiostat_time():
     clock = ClockOffset(37.0, 0.1, 50.0, 1000.0)
     np.testing.assert_allclose(clock.to_beamline([1000.0, 21000.0]), [1037.0, 21038.0])

@@ -19,7 +19,7 @@ Signal = tuple[NDArray[np.float64], NDArray[np.float64]]
 _GRID = 1 << 18
 _FEWEST, _MOST = 16, 12_000
 _LEAST_CORRELATION = 0.8
-_USUAL_DRIFT_PPM, _DRIFT_LIMIT_PPM = 50.0, 25.0
+_USUAL_DRIFT_PPM, _DRIFT_LIMIT_PPM, _LARGEST_DRIFT_PPM = 50.0, 25.0, 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,19 +100,58 @@ def find_offset(
     return _refined(log, beamline, float(lags[best]), period)
 
 
-def marked_offset(log_time: ArrayLike, log_current: ArrayLike, marker_s: float, *, rest_ma: float = 1e-3) -> ClockOffset:
-    """The offset by a marker: ``marker_s`` is the beamline time at which the current was switched on for the first time.
+def marked_offset(
+    log_time: ArrayLike, log_current: ArrayLike, marker_s: float, *, stop_s: float | None = None, rest_ma: float = 1e-3
+) -> ClockOffset:
+    """The offset by one marker, or offset and drift by two.
 
-    ``log_current`` in mA; currents up to ``rest_ma`` are none. Unknown where the log has no row without current before the first with one.
+    Parameters
+    ----------
+    log_time, log_current
+        Potentiostat time, s, and the current, mA (row,). Currents up to ``rest_ma`` are none.
+    marker_s
+        Beamline time at which the current was switched on for the first time.
+    stop_s
+        Beamline time at which it was switched off for the last time, if that was marked too.
+
+    Returns
+    -------
+    ClockOffset
+        NaN with its reason where the log has no row without current before the first with one (or after the last, with ``stop_s``), a
+        marker has no time, or two markers would need a drift of over 300 ppm.
     """
     time, current = _clean(log_time, log_current, "log")
     on = np.flatnonzero(np.abs(current) > rest_ma)
     if not len(on) or on[0] == 0:
         return unknown("the log does not show the start of the current")
-    if not np.isfinite(marker_s):
+    if not np.isfinite(marker_s) or (stop_s is not None and not np.isfinite(stop_s)):
         return unknown("the beamline's marker has no time")
-    before, after = float(time[on[0] - 1]), float(time[on[0]])
-    return ClockOffset(float(marker_s) - 0.5 * (before + after), (after - before) / math.sqrt(12), 0.0, 0.5 * (before + after))
+    start = _switched(time, int(on[0]), float(marker_s))
+    if stop_s is None:
+        return start
+    if on[-1] == len(time) - 1:
+        return unknown("the log does not show the end of the current (yet)")
+    return _joined(start, _switched(time, int(on[-1]) + 1, float(stop_s)))
+
+
+def _switched(time: NDArray[np.float64], row: int, marker_s: float) -> ClockOffset:
+    """The offset by a switch between a row and the one before it."""
+    before, after = float(time[row - 1]), float(time[row])
+    return ClockOffset(marker_s - 0.5 * (before + after), (after - before) / math.sqrt(12), 0.0, 0.5 * (before + after))
+
+
+def _joined(first: ClockOffset, second: ClockOffset) -> ClockOffset:
+    """Offset and drift of two switches; where they are too near to tell the drift, their mean at the middle."""
+    apart, moved = second.reference_s - first.reference_s, second.offset_s - first.offset_s
+    sigma = math.hypot(first.uncertainty_s, second.uncertainty_s)
+    if abs(moved) > 1e-6 * _LARGEST_DRIFT_PPM * apart + 4 * sigma:
+        return unknown(
+            f"the markers say offsets of {first.offset_s:.1f} s and {second.offset_s:.1f} s: they mark other switches than the log's"
+        )
+    if 1e6 * sigma / apart < _DRIFT_LIMIT_PPM:
+        return replace(first, drift_ppm=1e6 * moved / apart)
+    middle = 0.5 * (first.reference_s + second.reference_s)
+    return ClockOffset(0.5 * (first.offset_s + second.offset_s), 0.5 * sigma, 0.0, middle)
 
 
 def _clean(time: ArrayLike, signal: ArrayLike, name: str) -> Signal:
@@ -266,7 +305,7 @@ def _refined(log: Signal, beamline: Signal, offset: float, period: float) -> Clo
     match = _scaled(_Match((log[0], _smooth(log[1])), time, signal, float(time.mean())), offset)
     # the drift that shifts either end by a period
     unit = 2e6 * period / float(np.ptp(time))
-    offsets, drifts = offset + period * np.linspace(-2, 2, 17), np.linspace(-1, 1, 9) * min(unit, 300.0)
+    offsets, drifts = offset + period * np.linspace(-2, 2, 17), np.linspace(-1, 1, 9) * min(unit, _LARGEST_DRIFT_PPM)
     _, offset, drift = min((match.cost(a, b), a, b) for a in offsets.tolist() for b in drifts.tolist())
     match = _scaled(match, offset, drift)
     _, sigma_drift = _uncertainty(match, offset, drift, period, unit)
