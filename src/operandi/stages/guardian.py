@@ -309,8 +309,8 @@ def _judge_flux(state: State, time: float, monitor: float, rules: Rules, desk: _
         dim = state.dim_exposures + 1
         desk.judge("beam_lost", time, share, rules.beam_fraction, met=dim >= _IN_A_ROW, over=False, low=True)
         return state._replace(dim_exposures=dim)
-    back = (1 + rules.beam_fraction) / 2 if rules.beam_fraction < 1 else rules.beam_fraction
-    desk.judge("beam_lost", time, share, rules.beam_fraction, met=False, over=share >= min(back, 1.2 * rules.beam_fraction), low=True)
+    back = min(1.2 * rules.beam_fraction, 0.5 * (1 + rules.beam_fraction))
+    desk.judge("beam_lost", time, share, rules.beam_fraction, met=False, over=share >= back, low=True)
     # a lost beam must not become the usual one
     flux = (*state.flux, monitor)[-_FLUX_MEMORY:] if monitor > 0 else state.flux
     return state._replace(flux=flux, dim_exposures=0)
