@@ -1,13 +1,14 @@
 """What the journal costs the RunEngine: the time of the callback for each document of a step scan.
 
-Run with ``python benchmarks/bench_journal.py [documents]``. Expect p99 below 1 ms.
+Run as ``python benchmarks/bench_journal.py``.
 """
 
-import sys
+import json
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from bluesky import Msg, RunEngine
@@ -44,7 +45,8 @@ def plan(count: int) -> Iterator[Msg]:
     yield Msg("close_run")
 
 
-def main(count: int) -> None:
+def main(count: int = 5000) -> list[dict[str, Any]]:
+    """Time of the journal's callback for each document of a step scan of ``count`` events, and whether it kept them all."""
     took = []
     with tempfile.TemporaryDirectory() as folder, Journal(folder) as journal:
 
@@ -61,9 +63,20 @@ def main(count: int) -> None:
         size = Path(runs(folder)[0].path).stat().st_size
         written = sum(1 for _ in read(runs(folder)[0].path))
     p50, p99 = np.percentile(np.array(took) * 1e6, [50, 99])
-    print(f"{len(took)} documents in {wall:.1f} s, {written} in the journal ({size / written:.0f} bytes each), {journal.faults} faults")
-    print(f"journal, µs a document: p50 {p50:.0f}, p99 {p99:.0f}, most {max(took) * 1e6:.0f}")
+    row = {
+        "name": "journal, a document",
+        "size": [len(took)],
+        "p50_us": round(float(p50), 1),
+        "p99_us": round(float(p99), 1),
+        "most_us": round(max(took) * 1e6),
+        "limit_us": 1000,
+        "share_of_run": round(sum(took) / wall, 3),
+        "bytes": round(size / written),
+        "lost": len(took) - written,
+    }
+    return [row]
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5000)
+    for line in main():
+        print(json.dumps(line))
