@@ -26,11 +26,29 @@ def test_the_picture_has_a_panel_for_voltage_current_and_charge():
     assert file.getvalue().startswith(b"\x89PNG")
 
 
-def test_every_other_step_is_shaded_and_all_are_named():
-    panel = draw_echem(dataset()).axes[0]
+def test_phases_are_shaded_with_a_legend_and_steps_numbered():
+    figure = draw_echem(dataset())
+    panel = figure.axes[0]
     assert [text.get_text() for text in panel.texts] == ["0", "1", "2", "3"]
-    (shading,) = panel.collections
-    assert len(shading.get_paths()) in (1, 2)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["rest", "charge CC"]
+    rest, charge, edges = panel.collections
+    assert len(rest.get_paths()) == len(charge.get_paths()) == 2
+    # 50 rows of 10 s each, in minutes
+    np.testing.assert_allclose([segment[0][0] for segment in edges.get_segments()], [500 / 60, 1000 / 60, 1500 / 60])
+
+
+@pytest.mark.parametrize(("every_s", "unit"), [(0.1, "Seconds"), (10, "Minutes"), (600, "Hours"), (7200, "Days")])
+def test_times_are_in_the_unit_that_reads_best(every_s, unit):
+    data = dataset()
+    data = data.assign_coords(time=data.time.values[0] + every_s * np.arange(200))
+    assert draw_echem(data).axes[2].get_xlabel() == f"{unit} since 2024-01-10 13:00:00 (Europe/Paris)"
+
+
+def test_tiny_currents_are_drawn_in_microamperes():
+    data = dataset()
+    figure = draw_echem(data.assign(current=data.current * 1e-5, charge=data.charge * 1e-5))
+    assert [panel.get_ylabel() for panel in figure.axes] == ["Voltage (V)", "Current (µA)", "Charge (µAh)"]
+    assert figure.axes[1].lines[0].get_ydata().max() == pytest.approx(0.36)
 
 
 def test_the_summary_says_when_how_long_and_how_much():

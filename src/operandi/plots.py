@@ -13,13 +13,16 @@ from matplotlib.figure import Figure
 
 from operandi.stages.charge import PHASES, Log, phases
 
-_PANELS = (("voltage", "Voltage (V)", "#1f4e79"), ("current", "Current (mA)", "#a23b3b"), ("charge", "Charge (mAh)", "#3b7a3b"))
-_SHADE = "0.92"
+_PANELS = (("voltage", "Voltage", "V", "#1f4e79"), ("current", "Current", "mA", "#a23b3b"), ("charge", "Charge", "mAh", "#3b7a3b"))
+_SHADES = ("#ececec", "#d3e4f5", "#e9dcf5", "#fbe0c8", "#fbf0b8")
+"""Behind rest, charge at constant current and at constant voltage, discharge likewise."""
+_TIMES = ((120.0, 1.0, "Seconds"), (7200.0, 60.0, "Minutes"), (10 * 86400.0, 3600.0, "Hours"), (np.inf, 86400.0, "Days"))
+_THOUSANDTH = {"V": "mV", "mA": "µA", "mAh": "µAh"}
 _MOST_STEPS = 40
 
 
 def draw_echem(dataset: xr.Dataset) -> Figure:
-    """Voltage, current and charge over time, every other step of the protocol shaded.
+    """Voltage, current and charge over time, shaded by the phase of the cycle; steps of the protocol are parted by lines and numbered.
 
     Parameters
     ----------
@@ -31,23 +34,45 @@ def draw_echem(dataset: xr.Dataset) -> Figure:
     matplotlib.figure.Figure
         Write it with ``savefig``; it belongs to no window.
     """
-    hours = (dataset["time"].values - dataset["time"].values[0]) / 3600.0
-    stretches = list(_stretches(dataset["step"].values))
-    odd = np.zeros(len(hours), bool)
-    for number, (first, last) in enumerate(stretches):
-        odd[first : last + 1] = bool(number % 2)
+    elapsed = dataset["time"].values - dataset["time"].values[0]
+    second, unit = next((scale, name) for most, scale, name in _TIMES if elapsed[-1] <= most)
+    time, stretches, labels = elapsed / second, list(_stretches(dataset["step"].values)), phases(_log(dataset))
     figure = Figure(figsize=(10, 7), layout="constrained")
     panels = figure.subplots(len(_PANELS), 1, sharex=True)
-    for panel, (name, label, colour) in zip(panels, _PANELS, strict=True):
-        panel.fill_between(hours, 0, 1, where=odd, transform=panel.get_xaxis_transform(), color=_SHADE, linewidth=0)
-        panel.plot(hours, dataset[name].values, color=colour, linewidth=1)
-        panel.set_ylabel(label)
+    for panel, (name, quantity, of, colour) in zip(panels, _PANELS, strict=True):
+        _shade(panel, time, labels)
+        if len(stretches) <= _MOST_STEPS:
+            panel.vlines(
+                [time[first] for first, _ in stretches[1:]], 0, 1, transform=panel.get_xaxis_transform(), color="0.7", linewidth=0.5
+            )
+        values, prefix = _readable(dataset[name].values)
+        panel.plot(time, values, color=colour, linewidth=1, marker="." if len(time) == 1 else "")
+        panel.set_ylabel(f"{quantity} ({of if prefix == 1 else _THOUSANDTH[of]})")
         panel.margins(x=0)
         panel.grid(axis="y", color="0.85", linewidth=0.5)
-    _name_steps(panels[0], hours, dataset["step"].values, stretches)
-    panels[-1].set_xlabel(f"Time since {_local(dataset, 0)} (h)")
+    _name_steps(panels[0], time, dataset["step"].values, stretches)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(PHASES), frameon=False, fontsize=9)
+    panels[-1].set_xlabel(f"{unit} since {_local(dataset, 0)[:19]} ({dataset.attrs.get('timezone', 'UTC')})")
     panels[0].set_title("  ".join(filter(None, [Path(str(dataset.attrs.get("file", ""))).name, str(dataset.attrs.get("technique", ""))])))
     return figure
+
+
+def _readable(values: np.ndarray) -> tuple[np.ndarray, float]:
+    """Values a thousandfold where they are tiny, and by what they were multiplied."""
+    largest = np.abs(values[np.isfinite(values)]).max(initial=0.0)
+    return (values * 1e3, 1e3) if 0 < largest < 0.02 else (values, 1)
+
+
+def _shade(panel, time: np.ndarray, labels: np.ndarray) -> None:
+    """Each row's phase behind the time until the next row; phases of under half a percent of the time are no name in the legend."""
+    ends = np.append(time[1:], time[-1])
+    for phase, colour in enumerate(_SHADES):
+        spans = [(time[i], ends[j] - time[i]) for i, j in _stretches(labels) if labels[i] == phase]
+        if sum(width for _, width in spans) > 0:
+            long = sum(width for _, width in spans) > 0.005 * time[-1]
+            label = PHASES[phase] if long else None
+            panel.broken_barh(spans, (0, 1), transform=panel.get_xaxis_transform(), facecolor=colour, linewidth=0, label=label)
 
 
 def _stretches(step: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -62,7 +87,7 @@ def _name_steps(panel, hours: np.ndarray, step: np.ndarray, stretches: list[tupl
     for first, last in stretches:
         if len(stretches) > 1 and hours[last] - hours[first] > room:
             middle = 0.5 * (hours[first] + hours[last])
-            style = {"ha": "center", "va": "top", "fontsize": 8, "color": "0.35"}
+            style = {"ha": "center", "va": "top", "fontsize": 8, "color": "0.25"}
             panel.text(middle, 0.98, str(step[first]), transform=panel.get_xaxis_transform(), **style)
 
 
@@ -87,7 +112,7 @@ def summary(dataset: xr.Dataset) -> list[str]:
 
 
 def _table(dataset: xr.Dataset) -> Iterator[str]:
-    log = Log(*(dataset[name].values for name in ("time", "voltage", "current", "charge", "step", "cycle")))
+    log = _log(dataset)
     labels = phases(log)
     stretches = list(_stretches(log.step))
     yield f"{'step':>5} {'cycle':>5}  {'phase':<15} {'from':>10} {'for':>10} {'V from':>8} {'V to':>8} {'I, mA':>10} {'Q, mAh':>10}"
@@ -103,6 +128,10 @@ def _table(dataset: xr.Dataset) -> Iterator[str]:
         )
     if len(stretches) > _MOST_STEPS:
         yield f"… and {len(stretches) - _MOST_STEPS} more"
+
+
+def _log(dataset: xr.Dataset) -> Log:
+    return Log(*(dataset[name].values for name in ("time", "voltage", "current", "charge", "step", "cycle")))
 
 
 def _named(labels: np.ndarray, share: np.ndarray) -> str:
