@@ -3,13 +3,14 @@
 Run as ``python benchmarks/bench_integration.py``; every repeat runs ours and the peers in turn, medians are over repeats.
 """
 
-import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import h5py
 import hdf5plugin
@@ -21,6 +22,7 @@ from operandi.sources.assets import AssetReader
 from operandi.stages.patterns import build_integrator, warm_up
 
 SHAPE, Q_RANGE, THREADS = (1679, 1475), (0.4, 8.0), 2
+IMAGE_BYTES = SHAPE[0] * SHAPE[1] * 4
 DATASET = "entry/data/data"
 
 
@@ -71,22 +73,36 @@ def by_pyfai(method: str, n_q: int, algorithm: str) -> Callable[[Callable[[int],
     return run
 
 
-def row(name: str, times: dict[str, list[float]], peer: str) -> dict[str, object]:
-    """One line of the table: medians, and the median of the ratios within each repeat."""
-    ratio = median(theirs / ours for ours, theirs in zip(times["ours"], times[peer], strict=True))
+def row(name: str, times: dict[str, list[float]], peer: str, bandwidth: float | None) -> dict[str, Any]:
+    """One line of the table: medians per image, the median of the ratios within each repeat, and the fraction of the limit.
+
+    The limit is the memory bandwidth: each image has to be read once.
+    """
+    ours_s = median(times["ours"]) / 1e3
     return {
-        "name": name,
-        "ours_ms": round(median(times["ours"]), 3),
+        "name": f"integration, {name}",
+        "size": f"{SHAPE[0]} x {SHAPE[1]} int32",
+        "ours_s": ours_s,
         "peer": peer,
-        "peer_ms": round(median(times[peer]), 2),
-        "ratio": round(ratio, 1),
+        "peer_s": median(times[peer]) / 1e3,
+        "ratio": median(theirs / ours for ours, theirs in zip(times["ours"], times[peer], strict=True)),
+        "limit": None if bandwidth is None else {"name": "memory bandwidth", "fraction": IMAGE_BYTES / ours_s / bandwidth},
     }
 
 
-def bench_memory(n_images: int = 64, repeats: int = 5) -> Iterator[dict[str, object]]:
+def bandwidth_of_memory() -> float | None:
+    """Bytes per second, by ``limits.py`` beside this file; None without it."""
+    try:
+        from limits import memory_bandwidth
+    except ImportError:
+        return None
+    return memory_bandwidth()
+
+
+def bench_memory(bandwidth: float | None, n_images: int = 64, repeats: int = 5) -> Iterator[dict[str, Any]]:
     """Patterns of images in memory, per splitting and number of bins."""
     block = images(n_images)
-    for method, n_q in (("full", 1000), ("full", 2000), ("bbox", 1000), ("no", 1000)):
+    for method, n_q in (("full", 1000), ("full", 2000), ("no", 1000), ("no", 2000)):
         integrator = build_integrator(calibration(), shape=SHAPE, q_range=Q_RANGE, n_q=n_q, method=method)
         same, best = by_pyfai(method, n_q, "csr"), by_pyfai(method, n_q, "csc")
         calls: dict[str, tuple[Callable[[], object], int]] = {
@@ -97,10 +113,10 @@ def bench_memory(n_images: int = 64, repeats: int = 5) -> Iterator[dict[str, obj
         times = interleaved(calls, repeats)
         for peer in calls:
             if peer != "ours":
-                yield row(f"memory, {method}, {n_q} bins", times, peer)
+                yield row(f"memory, {method}, {n_q} bins", times, peer, bandwidth)
 
 
-def bench_file(folder: Path, n_images: int = 64, repeats: int = 5) -> Iterator[dict[str, object]]:
+def bench_file(folder: Path, bandwidth: float | None, n_images: int = 64, repeats: int = 5) -> Iterator[dict[str, Any]]:
     """Patterns of a bitshuffle-LZ4 file, one image a chunk."""
     path = folder / "images.h5"
     with h5py.File(path, "w") as file:
@@ -123,17 +139,44 @@ def bench_file(folder: Path, n_images: int = 64, repeats: int = 5) -> Iterator[d
                 "reading alone": (lambda: reader.read_block(path, DATASET, 0, 32, out=memory), 32),
             }
             times = interleaved(calls, repeats)
-            yield row(f"bitshuffle-LZ4 file, full, {n_q} bins", times, "h5py + pyFAI csr, pool of 2")
-            yield row(f"bitshuffle-LZ4 file, full, {n_q} bins", times, "reading alone")
+            yield row(f"bitshuffle-LZ4 file, full, {n_q} bins", times, "h5py + pyFAI csr, pool of 2", bandwidth)
+            yield row(f"bitshuffle-LZ4 file, full, {n_q} bins", times, "reading alone", bandwidth)
 
 
-def bench(repeats: int = 5) -> list[dict[str, object]]:
+def bench_robust(bandwidth: float | None, n_images: int = 8, repeats: int = 3) -> Iterator[dict[str, Any]]:
+    """Sigma clipping and medians against pyFAI's own."""
+    block, calibrations = images(n_images), [calibration() for _ in range(THREADS)]
+    for averaging, call in (("clipped", "sigma_clip_ng"), ("median", "medfilt1d_ng")):
+        integrator = build_integrator(calibration(), shape=SHAPE, q_range=Q_RANGE, averaging=averaging)
+
+        def share(thread: int, call: str = call) -> None:
+            getattr(calibrations[thread], call)(
+                block[thread], 1000, unit="q_A^-1", radial_range=Q_RANGE, method=("no", "csr", "cython"), error_model="azimuthal",
+                polarization_factor=0.99,
+            )  # fmt: skip
+
+        def peer(share: Callable[[int], None] = share) -> None:
+            with ThreadPoolExecutor(THREADS) as pool:
+                list(pool.map(share, range(THREADS)))
+
+        calls: dict[str, tuple[Callable[[], object], int]] = {
+            "ours": (lambda integrator=integrator: integrator(block), n_images),
+            f"pyFAI {call}, pool of 2": (peer, THREADS),
+        }
+        yield row(f"memory, {averaging}, 1000 bins", interleaved(calls, repeats), f"pyFAI {call}, pool of 2", bandwidth)
+
+
+def main(repeats: int = 5) -> list[dict[str, Any]]:
     """All rows of the integration's table."""
+    bandwidth = bandwidth_of_memory()
     warm_up(build_integrator(calibration(), shape=SHAPE, q_range=Q_RANGE, method="no"))
     with tempfile.TemporaryDirectory() as folder:
-        return [*bench_memory(repeats=repeats), *bench_file(Path(folder), repeats=repeats)]
+        rows = [*bench_memory(bandwidth, repeats=repeats), *bench_file(Path(folder), bandwidth, repeats=repeats)]
+    return [*rows, *bench_robust(bandwidth)]
 
 
 if __name__ == "__main__":
-    for line in bench():
-        print(json.dumps(line))
+    for line in main(*map(int, sys.argv[1:])):
+        limit = f"{line['limit']['fraction']:6.0%} of {line['limit']['name']}" if line["limit"] else ""
+        peer = f"{line['peer']:32} {1e3 * line['peer_s']:8.2f} ms"
+        print(f"{line['name']:48} {1e3 * line['ours_s']:8.3f} ms   {peer}  x {line['ratio']:6.1f} {limit}")

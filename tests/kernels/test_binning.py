@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from operandi.kernels.binning import bin_images, compile_operator
+from operandi.kernels.binning import Limits, bin_images, compile_operator
+
+COUNTS = Limits(0, 2**31)
+
+
+def as_image(values):
+    """700 pixels as an image that does not fill its patches."""
+    return np.asarray(values, np.float32).reshape(10, -1)
 
 
 def matrix(n_bins=23, n_pixels=700, per_pixel=3, seed=0):
@@ -23,7 +30,7 @@ def test_sums_equal_the_sparse_product(per_pixel, n_images):
     weight, dark = rng.uniform(0.5, 1, 700).astype(np.float32), rng.uniform(0, 3, 700).astype(np.float32)
     images = rng.poisson(2, (n_images, 700)).astype(np.int32)
     images[:, ::13] = -1
-    sums = bin_images(compile_operator(a, weight, dark), images)
+    sums = bin_images(compile_operator(a, as_image(weight), as_image(dark)), images, COUNTS)
     valid = images >= 0
     exact, squared = a.astype(float), a.astype(float).power(2)
     np.testing.assert_allclose(sums.signal, (exact @ np.where(valid, images - dark, 0).T).T, rtol=1e-6, atol=1e-4)
@@ -33,14 +40,14 @@ def test_sums_equal_the_sparse_product(per_pixel, n_images):
 
 def test_a_gap_in_the_bins_of_a_pixel_is_kept():
     a = sparse.csr_array(np.array([[0.5, 0], [0, 1], [0.5, 0]], np.float32))
-    sums = bin_images(compile_operator(a, np.ones(2, np.float32), np.zeros(2, np.float32)), np.array([[4, 8]], np.int32))
+    sums = bin_images(compile_operator(a, np.ones((1, 2)), np.zeros((1, 2))), np.array([[4, 8]], np.int32), COUNTS)
     np.testing.assert_array_equal(sums.signal, [[2, 8, 2]])
 
 
 def test_bins_that_lost_every_pixel_have_a_norm_of_exactly_zero():
     a = matrix()
     weight = np.random.default_rng(3).uniform(0.1, 1, 700).astype(np.float32)
-    sums = bin_images(compile_operator(a, weight, np.zeros(700, np.float32)), np.full((2, 700), -1, np.int32))
+    sums = bin_images(compile_operator(a, as_image(weight), as_image(np.zeros(700))), np.full((2, 700), -1, np.int32), COUNTS)
     assert (sums.norm == 0).all()
     assert (sums.variance == 0).all()
 
@@ -48,5 +55,17 @@ def test_bins_that_lost_every_pixel_have_a_norm_of_exactly_zero():
 def test_large_counts_keep_their_precision():
     a = sparse.csr_array(np.ones((1, 20000), np.float32))
     images = np.random.default_rng(4).integers(10**6, 2 * 10**6, (3, 20000)).astype(np.int32)
-    sums = bin_images(compile_operator(a, np.ones(20000, np.float32), np.zeros(20000, np.float32)), images)
+    sums = bin_images(compile_operator(a, np.ones((100, 200)), np.zeros((100, 200))), images, COUNTS)
     np.testing.assert_allclose(sums.signal[:, 0], images.sum(axis=1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint16, np.uint32, np.float32])
+@pytest.mark.parametrize("limits", [Limits(0, 90), Limits(0, 1000, dummy=7, delta_dummy=0.5)])
+def test_counts_outside_the_limits_are_left_out_for_every_type(dtype, limits):
+    a = matrix(per_pixel=2)
+    images = np.random.default_rng(5).integers(0, 100, (17, 700)).astype(dtype)
+    sums = bin_images(compile_operator(a, as_image(np.ones(700)), as_image(np.zeros(700))), images, limits)
+    valid = (images <= limits.high) & ~(abs(images - limits.dummy) <= limits.delta_dummy)
+    exact = a.astype(float)
+    np.testing.assert_allclose(sums.signal, (exact @ np.where(valid, images, 0).T).T, rtol=1e-6)
+    np.testing.assert_allclose(sums.norm, (exact @ valid.T.astype(float)).T, rtol=1e-6)

@@ -1,7 +1,6 @@
 """Sparse binning of images: sums over the pixels of each bin, for blocks of images at once.
 
-A pixel contributes to a run of neighbouring bins, with one coefficient for each (the share of the pixel that falls
-into the bin).
+A pixel contributes to some bins, with one coefficient for each (the share of the pixel that falls into the bin).
 """
 
 from dataclasses import dataclass
@@ -9,36 +8,55 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from operandi.kernels.lanes import LANES, sum_stretches
+from operandi.kernels.lanes import COLUMNS, LANES, ROWS, sum_patches
 
 STRETCHES = 4
 """Parts of an image that may be summed by different threads; fixed, so that sums do not depend on their number."""
 GROUP = 8
 """Blocks of sixteen images at work at a time, which bounds the memory for their sums."""
+LONGEST_RUN = 64
+"""Entries that are summed in single precision before they are added to sums in double."""
 
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """Which share of which pixel falls into which bin; pixels in the order of the image.
+    """Which share of which pixel falls into which bin; pixels in patches of ``ROWS`` × ``COLUMNS``, entries of a patch by bin.
 
-    Pixel ``p`` falls into the bins ``first[p] … first[p] + n - 1`` with the shares ``shares[start[p]:start[p + 1]]``,
-    n being their number; a pixel to be ignored has none.
+    A run is a row of at most ``LONGEST_RUN`` entries of one patch and one bin.
     """
 
-    first: np.ndarray
-    """(pixel,) int32."""
-    start: np.ndarray
-    """(pixel + 1,) int32."""
+    n_columns: int
+    """Columns of an image."""
+    patches: np.ndarray
+    """(patch + 1,) int64, first run of each patch."""
+    runs: np.ndarray
+    """(run + 1,) int64, first entry of each run."""
+    bins: np.ndarray
+    """(run,) int64."""
+    pixels: np.ndarray
+    """(entry,) uint16, the pixel's place in its patch."""
     shares: np.ndarray
     """(entry,) float32."""
+    used: np.ndarray
+    """(patch, place) bool, whether any entry has the pixel."""
     weight: np.ndarray
-    """(pixel,) float32, the correction by which a pixel's counts are to be divided."""
+    """(patch, place) float32, the correction by which a pixel's counts are to be divided."""
     dark: np.ndarray
-    """(pixel,) float32, subtracted from the counts."""
+    """(patch, place) float32, subtracted from the counts."""
     norm: np.ndarray
     """(bin,) float64, sum of share times weight over all pixels of the operator."""
     entries: np.ndarray
     """(bin,) int64, number of pixels that reach the bin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Which counts are valid: those in [low, high] that are not within ``delta_dummy`` of ``dummy`` (NaN: there is none)."""
+
+    low: float
+    high: float
+    dummy: float = np.nan
+    delta_dummy: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,60 +71,84 @@ class Sums:
     """Sum of share times weight; exactly 0 where no valid pixel reaches the bin."""
 
 
-def compile_operator(matrix: sparse.csr_array, weight: np.ndarray, dark: np.ndarray) -> Operator:
-    """Reorder a sparse matrix (bin, pixel) of shares by pixel.
+def usable_entries(matrix: sparse.csr_array, weight: np.ndarray, dark: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bin, pixel and share of each entry of a matrix (bin, pixel) that counts.
 
-    ``weight`` and ``dark`` are (pixel,). Pixels whose weight is zero or not finite, or whose dark is not finite, are left out.
-    Gaps in a pixel's run of bins are filled with shares of zero.
+    Pixels whose weight is zero or not finite, or whose dark is not finite, are left out; ``weight`` and ``dark`` are (pixel,).
     """
-    n_bins, n_pixels = len(matrix.indptr) - 1, weight.size
     usable = np.isfinite(weight) & (weight != 0) & np.isfinite(dark)
-    rows = np.repeat(np.arange(n_bins, dtype=np.int32), np.diff(matrix.indptr))
+    rows = np.repeat(np.arange(len(matrix.indptr) - 1), np.diff(matrix.indptr))
     keep = usable[matrix.indices] & (matrix.data != 0)
-    rows, columns, values = rows[keep], matrix.indices[keep], matrix.data[keep]
-    first = np.full(n_pixels, n_bins, np.int32)
-    last = np.full(n_pixels, -1, np.int32)
-    np.minimum.at(first, columns, rows)
-    np.maximum.at(last, columns, rows)
-    length = np.where(last >= 0, last - first + 1, 0)
-    start = np.zeros(n_pixels + 1, np.int32)
-    np.cumsum(length, out=start[1:])
-    shares = np.zeros(start[-1], np.float32)
-    shares[start[columns] + rows - first[columns]] = values
-    first[length == 0] = 0
-    weight = np.where(usable, weight, 0).astype(np.float32)
-    norm = np.bincount(rows, values.astype(np.float64) * weight[columns], n_bins).astype(np.float64)
-    return Operator(first, start, shares, weight, np.where(usable, dark, 0).astype(np.float32), norm, np.bincount(rows, minlength=n_bins))
+    return rows[keep], matrix.indices[keep], matrix.data[keep].astype(np.float32)
 
 
-def bin_images(operator: Operator, images: np.ndarray, *, dummy: float = np.nan, delta_dummy: float = 0.0) -> Sums:
-    """Sum ``images`` (image, pixel) into the bins.
+def compile_operator(matrix: sparse.csr_array, weight: np.ndarray, dark: np.ndarray) -> Operator:
+    """Reorder a sparse matrix (bin, pixel) of shares by patch; ``weight`` and ``dark`` are (row, column).
 
-    A pixel is ignored in an image, in signal and in norm, where its value is negative, not finite, or within
-    ``delta_dummy`` of ``dummy`` (NaN: there is none).
+    Entries of pixels that are not usable (see `usable_entries`) are left out.
     """
-    parts = [_bin_group(operator, images[i : i + GROUP * LANES], dummy, delta_dummy) for i in range(0, len(images), GROUP * LANES)]
+    n_rows, n_columns = weight.shape
+    n_bins, down, across = len(matrix.indptr) - 1, -(-n_rows // ROWS), -(-n_columns // COLUMNS)
+    rows, columns, shares = usable_entries(matrix, weight.ravel(), dark.ravel())
+    y, x = np.divmod(columns, n_columns)
+    patch = (y // ROWS * across + x // COLUMNS).astype(np.min_scalar_type(down * across))
+    order = np.argsort(patch, kind="stable")  # entries come by bin and stay so within each patch
+    rows, patch, shares = rows[order], patch[order], shares[order]
+    place = (y[order] % ROWS * COLUMNS + x[order] % COLUMNS).astype(np.uint16)
+    starts = _run_starts(patch, rows)
+    used = np.zeros((down * across, ROWS * COLUMNS), bool)
+    used[patch, place] = True
+    norm = np.bincount(rows, shares.astype(np.float64) * weight.ravel()[columns[order]], n_bins)
+    return Operator(
+        n_columns=n_columns, patches=np.searchsorted(patch[starts], np.arange(down * across + 1)), runs=np.append(starts, len(patch)),
+        bins=rows[starts], pixels=place, shares=shares, used=used, weight=_in_patches(weight), dark=_in_patches(dark),
+        norm=norm, entries=np.bincount(rows, minlength=n_bins),
+    )  # fmt: skip
+
+
+def _run_starts(patch: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """First entry of each run: where patch or bin change, and after every ``LONGEST_RUN`` entries."""
+    if len(patch) == 0:
+        return np.zeros(0, np.int64)
+    changes = np.flatnonzero((np.diff(patch) != 0) | (np.diff(rows) != 0)) + 1
+    starts = np.concatenate([[0], changes])
+    pieces = -(-np.diff(np.append(starts, len(patch))) // LONGEST_RUN)
+    within = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    return np.repeat(starts, pieces) + within * LONGEST_RUN
+
+
+def _in_patches(image: np.ndarray) -> np.ndarray:
+    """(row, column) as (patch, place) float32, 0 beyond the image and where not finite."""
+    n_rows, n_columns = image.shape
+    down, across = -(-n_rows // ROWS), -(-n_columns // COLUMNS)
+    padded = np.zeros((down * ROWS, across * COLUMNS), np.float32)
+    padded[:n_rows, :n_columns] = np.where(np.isfinite(image), image, 0)
+    return np.ascontiguousarray(padded.reshape(down, ROWS, across, COLUMNS).swapaxes(1, 2).reshape(down * across, -1))
+
+
+def bin_images(operator: Operator, images: np.ndarray, limits: Limits) -> Sums:
+    """Sum ``images`` (image, pixel) into the bins; a pixel is left out, in signal and in norm, of the images where it is not valid."""
+    parts = [_bin_group(operator, images[i : i + GROUP * LANES], limits) for i in range(0, len(images), GROUP * LANES)]
     signal, variance, norm = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return Sums(signal, variance, norm)
 
 
-def _bin_group(operator: Operator, images: np.ndarray, dummy: float, delta_dummy: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _bin_group(operator: Operator, images: np.ndarray, limits: Limits) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Signal, variance and norm (image, bin) of at most ``GROUP * LANES`` images."""
-    n_images, n_pixels = images.shape
-    shape = (-(-n_images // LANES), STRETCHES, len(operator.norm))
+    shape = (-(-len(images) // LANES), STRETCHES, len(operator.norm))
     totals = np.zeros((*shape, 2 * LANES))
     lost_norm, lost = np.zeros((*shape, LANES)), np.zeros((*shape, LANES), np.int32)
-    stretch = -(-n_pixels // (STRETCHES * 8)) * 8
-    sum_stretches(
-        images, stretch, operator.first, operator.start, operator.shares, operator.weight, operator.dark,
-        np.float32(dummy), np.float32(delta_dummy), totals, lost_norm, lost,
+    values = (np.float32(limits.low), np.float32(limits.high), np.float32(limits.dummy), np.float32(limits.delta_dummy))
+    sum_patches(
+        images, operator.n_columns, operator.patches, operator.runs, operator.bins, operator.pixels, operator.shares, operator.used,
+        operator.weight, operator.dark, bool(operator.dark.any()), values, totals, lost_norm, lost,
     )  # fmt: skip
     sums = totals.sum(axis=1)
     norm = np.broadcast_to(operator.norm[:, None], (shape[0], shape[2], LANES))
     if lost.any():
         left = operator.entries[:, None] > lost.sum(axis=1)
         norm = np.where(left, norm - lost_norm.sum(axis=1), 0.0)
-    return _by_image(sums[..., :LANES], n_images), _by_image(sums[..., LANES:], n_images), _by_image(norm, n_images)
+    return tuple(_by_image(part, len(images)) for part in (sums[..., :LANES], sums[..., LANES:], norm))  # pyright: ignore[reportReturnType]
 
 
 def _by_image(lanes: np.ndarray, n_images: int) -> np.ndarray:

@@ -1,8 +1,10 @@
 """The inner loops of binning: sixteen images side by side, one in each lane of a vector.
 
-The operator's shares are then read once for sixteen images, and every multiplication works on sixteen pixels. numba has no
-vectors, so the two innermost steps are written as LLVM vectors of sixteen floats, which LLVM splits into what the
-processor has. They live beside their callers because numba's cache looks only at the file of the caller.
+Images are read in patches of ``ROWS`` × ``COLUMNS`` pixels, which are transposed into a tile that stays in the first-level
+cache. In the tile the pixels of one bin are visited one after the other, so that their sums stay in registers. The operator
+is read once for sixteen images, and every multiplication works on sixteen pixels. numba has no vectors, so the
+innermost steps are written as LLVM vectors, which LLVM splits into what the processor has. They live beside their callers
+because numba's cache looks only at the file of the caller.
 """
 
 import numpy as np
@@ -12,13 +14,10 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 LANES = 16
-TILE = 256
-"""Pixels that are transposed at a time: 256 × 16 floats stay in the first-level cache."""
-BAND = 32768
-"""Pixels whose sums are kept in single precision before they are added up in double."""
+ROWS, COLUMNS = 4, 64
+"""A patch: 256 pixels × 16 floats are half of a first-level cache of 32 KiB."""
 
 _EIGHT, _I32, _F32, _F64 = 8, ir.IntType(32), ir.FloatType(), ir.DoubleType()
-_INVALID = -1.0
 
 
 def _vector(element: ir.Type, values: float | list[int], n: int) -> ir.Constant:
@@ -31,6 +30,12 @@ def _address(context, builder, array_type, array, index, element, n):
     return builder.bitcast(builder.gep(data, [index]), ir.VectorType(element, n).as_pointer())
 
 
+def _element(context, builder, array_type, array, index):
+    """One element of a contiguous array."""
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.load(builder.gep(data, [index]))
+
+
 def _spread(builder, scalar, n):
     """A vector with ``scalar`` in all lanes."""
     vector = ir.VectorType(scalar.type, n)
@@ -38,14 +43,10 @@ def _spread(builder, scalar, n):
     return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), _vector(_I32, 0, n))
 
 
-def _call(builder, name, vector, arguments):
-    function = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(vector, [a.type for a in arguments]), f"llvm.{name}.v{vector.count}{_SUFFIX[str(vector.element)]}"
-    )
-    return builder.call(function, arguments)
-
-
-_SUFFIX = {str(_F32): "f32", str(_F64): "f64"}
+def _multiply_add(builder, a, b, c):
+    name = f"llvm.fmuladd.v{a.type.count}f32"
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(a.type, [a.type] * 3), name)
+    return builder.call(function, [a, b, c])
 
 
 def _transposed(builder, rows):
@@ -65,154 +66,215 @@ def _transposed(builder, rows):
     return [rows[i] for i in (0, 2, 1, 3, 4, 6, 5, 7)]
 
 
-def _checked(builder, raw, number_type, dummy, delta_dummy):
-    """Counts as floats, with -1 for an invalid pixel; ordered comparisons are false for NaN, unordered ones true."""
-    floats = ir.VectorType(_F32, _EIGHT)
-    counts = raw
-    if not isinstance(number_type, types.Float):
-        counts = (builder.sitofp if number_type.signed else builder.uitofp)(raw, floats)
-    apart = _call(builder, "fabs", floats, [builder.fsub(counts, dummy)])
-    valid = builder.and_(
-        builder.fcmp_ordered(">=", counts, _vector(_F32, 0.0, _EIGHT)),
-        builder.and_(
-            builder.fcmp_ordered("<", counts, _vector(_F32, float("inf"), _EIGHT)), builder.fcmp_unordered(">", apart, delta_dummy)
-        ),
-    )
-    return builder.select(valid, counts, _vector(_F32, _INVALID, _EIGHT))
+class _IntegersOutside:
+    """Finds integers outside [0, high] by their largest as unsigned ones, where the negative are larger than all others."""
+
+    def __init__(self, builder, number, element, high):
+        largest = ir.Constant(ir.IntType(64), 2 ** (number.bitwidth - number.signed) - 1)
+        high = builder.fptosi(high, largest.type)
+        high = builder.trunc(builder.select(builder.icmp_signed("<", high, largest), high, largest), element)
+        self._builder, self._high = builder, _spread(builder, high, _EIGHT)
+
+    def gather(self, worst, counts):
+        return counts if worst is None else self._builder.select(self._builder.icmp_unsigned(">", counts, worst), counts, worst)
+
+    def found(self, worst):
+        return self._builder.icmp_unsigned(">", worst, self._high)
+
+
+class _FloatsOutside:
+    """Finds floats outside [low, high], and NaN."""
+
+    def __init__(self, builder, low, high):
+        self._builder, self._low, self._high = builder, low, high
+
+    def gather(self, worst, counts):
+        below = self._builder.fcmp_unordered("<", counts, _spread(self._builder, self._low, _EIGHT))
+        above = self._builder.fcmp_unordered(">", counts, _spread(self._builder, self._high, _EIGHT))
+        outside = self._builder.or_(below, above)
+        return outside if worst is None else self._builder.or_(worst, outside)
+
+    def found(self, worst):
+        return worst
+
+
+def _outside_of(builder, number, element, low, high):
+    return _FloatsOutside(builder, low, high) if isinstance(number, types.Float) else _IntegersOutside(builder, number, element, high)
 
 
 @intrinsic
-def _load_eight(typing, images, pixel, first, last, dummy, delta_dummy, tile, row):
-    """Transpose eight pixels of the images first … first + 15, none above last, into eight rows of the tile."""
+def _load_eight(typing, images, pixel, first, last, low, high, tile, row):
+    """Transpose eight pixels of the images first … first + 15, none above last, into eight rows of the tile.
+
+    Counts become floats; true where all of them lie in [low, high], which NaN does not. ``low`` of integers is 0.
+    """
 
     def generate(context, builder, signature, arguments):
-        images, pixel, first, last, dummy, delta_dummy, tile, row = arguments
+        images, pixel, first, last, low, high, tile, row = arguments
         number = signature.args[0].dtype
-        element = context.get_data_type(number)
+        element, floats = context.get_data_type(number), ir.VectorType(_F32, _EIGHT)
         pixels = builder.extract_value(context.make_array(signature.args[0])(context, builder, images).shape, 1)
-        dummies, deltas = _spread(builder, dummy, _EIGHT), _spread(builder, delta_dummy, _EIGHT)
+        outside = _outside_of(builder, number, element, low, high)
+        worst = None
         for half in range(0, LANES, _EIGHT):
             rows = []
             for lane in range(half, half + _EIGHT):
                 image = builder.add(first, ir.Constant(first.type, lane))
                 image = builder.select(builder.icmp_signed("<", image, last), image, last)
-                index = builder.add(builder.mul(image, pixels), pixel)
-                raw = builder.load(
-                    _address(context, builder, signature.args[0], images, index, element, _EIGHT), align=number.bitwidth // 8
+                place = _address(
+                    context, builder, signature.args[0], images, builder.add(builder.mul(image, pixels), pixel), element, _EIGHT
                 )
-                rows.append(_checked(builder, raw, number, dummies, deltas))
+                counts = builder.load(place, align=number.bitwidth // 8)
+                worst = outside.gather(worst, counts)
+                if not isinstance(number, types.Float):
+                    counts = (builder.sitofp if number.signed else builder.uitofp)(counts, floats)
+                rows.append(counts)
             for k, column in enumerate(_transposed(builder, rows)):
                 index = builder.add(builder.mul(row, ir.Constant(row.type, LANES)), ir.Constant(row.type, k * LANES + half))
                 builder.store(column, _address(context, builder, signature.args[6], tile, index, _F32, _EIGHT), align=4)
-        return context.get_dummy_value()
+        mask = builder.bitcast(outside.found(worst), ir.IntType(_EIGHT))
+        return builder.icmp_unsigned("==", mask, ir.Constant(mask.type, 0))
 
-    signature = types.void(images, types.intp, types.intp, types.intp, types.float32, types.float32, tile, types.intp)
-    return signature, generate
+    return types.boolean(images, types.intp, types.intp, types.intp, types.float32, types.float32, tile, types.intp), generate
 
 
-@intrinsic
-def _add_pixel(typing, tile, row, dark, shares, start, stop, sums, first):
-    """Add a row of the tile, times its shares, to the sums of the bins from first on; true where a lane is invalid.
+def _run_of(careful):
+    """Code that adds the entries begin … end - 1 of a patch, all of one bin, to its totals; true where all counts are valid.
 
-    Sums are (bin, 32): signal in the first sixteen, variance in the others.
+    Totals are (bin, 32): signal in the first sixteen, variance in the others. ``careful`` subtracts dark and leaves out NaN.
     """
 
     def generate(context, builder, signature, arguments):
-        tile, row, dark, shares, start, stop, sums, first = arguments
-        floats = ir.VectorType(_F32, LANES)
-        index = builder.mul(row, ir.Constant(row.type, LANES))
-        counts = builder.load(_address(context, builder, signature.args[0], tile, index, _F32, LANES), align=4)
-        valid = builder.fcmp_ordered(">=", counts, _vector(_F32, 0.0, LANES))
-        zero = _vector(_F32, 0.0, LANES)
-        signal = builder.select(valid, builder.fsub(counts, _spread(builder, dark, LANES)), zero)
-        one = _vector(_F32, 1.0, LANES)
-        at_least_one = builder.select(builder.fcmp_ordered(">", counts, one), counts, one)
-        variance = builder.select(valid, at_least_one, zero)
-        with cgutils.for_range(builder, builder.sub(stop, start)) as loop:
-            share_at = _address(context, builder, signature.args[3], shares, builder.add(start, loop.index), _F32, 1)
-            share = builder.extract_element(builder.load(share_at, align=4), _I32(0))
-            index = builder.mul(builder.add(first, loop.index), ir.Constant(row.type, 2 * LANES))
-            for offset, values, factor in ((0, signal, share), (LANES, variance, builder.fmul(share, share))):
-                position = builder.add(index, ir.Constant(row.type, offset))
-                place = _address(context, builder, signature.args[6], sums, position, _F32, LANES)
-                total = _call(builder, "fmuladd", floats, [values, _spread(builder, factor, LANES), builder.load(place, align=4)])
-                builder.store(total, place, align=4)
-        mask = builder.bitcast(valid, ir.IntType(LANES))
-        return builder.icmp_unsigned("!=", mask, ir.Constant(mask.type, -1))
+        tile, pixels, shares, dark, begin, end, totals, bin_ = arguments
+        zero, one = _vector(_F32, 0.0, LANES), _vector(_F32, 1.0, LANES)
+        sums = [cgutils.alloca_once_value(builder, zero) for _ in range(2)]
+        complete = cgutils.alloca_once_value(builder, _vector(ir.IntType(1), 1, LANES))
+        with cgutils.for_range(builder, builder.sub(end, begin)) as loop:
+            entry = builder.add(begin, loop.index)
+            pixel = builder.zext(_element(context, builder, signature.args[1], pixels, entry), begin.type)
+            share = _element(context, builder, signature.args[2], shares, entry)
+            index = builder.mul(pixel, ir.Constant(begin.type, LANES))
+            counts = builder.load(_address(context, builder, signature.args[0], tile, index, _F32, LANES), align=4)
+            signal, variance = counts, builder.select(builder.fcmp_ordered(">", counts, one), counts, one)
+            if careful:
+                valid = builder.fcmp_ordered("ord", counts, counts)
+                builder.store(builder.and_(builder.load(complete), valid), complete)
+                offset = _spread(builder, _element(context, builder, signature.args[3], dark, pixel), LANES)
+                signal = builder.select(valid, builder.fsub(counts, offset), zero)
+                variance = builder.select(valid, variance, zero)
+            for values, factor, total in ((signal, share, sums[0]), (variance, builder.fmul(share, share), sums[1])):
+                builder.store(_multiply_add(builder, values, _spread(builder, factor, LANES), builder.load(total)), total)
+        for part, total in enumerate(sums):
+            index = builder.add(builder.mul(bin_, ir.Constant(bin_.type, 2 * LANES)), ir.Constant(bin_.type, part * LANES))
+            place = _address(context, builder, signature.args[6], totals, index, _F64, LANES)
+            more = builder.fpext(builder.load(total), ir.VectorType(_F64, LANES))
+            builder.store(builder.fadd(builder.load(place, align=8), more), place, align=8)
+        mask = builder.bitcast(builder.load(complete), ir.IntType(LANES))
+        return builder.icmp_unsigned("==", mask, ir.Constant(mask.type, -1))
 
-    signature = types.boolean(tile, types.intp, types.float32, shares, types.intp, types.intp, sums, types.intp)
-    return signature, generate
+    return generate
+
+
+@intrinsic
+def _add_run(typing, tile, pixels, shares, dark, begin, end, totals, bin_):
+    signature = types.boolean(tile, pixels, shares, dark, types.intp, types.intp, totals, types.intp)
+    return signature, _run_of(careful=False)
+
+
+@intrinsic
+def _add_run_carefully(typing, tile, pixels, shares, dark, begin, end, totals, bin_):
+    signature = types.boolean(tile, pixels, shares, dark, types.intp, types.intp, totals, types.intp)
+    return signature, _run_of(careful=True)
 
 
 @njit(cache=True, nogil=True)
-def _note_invalid(tile, row, weight, shares, start, stop, lost_norm, lost, first):
-    for e in range(start, stop):
-        share = np.float64(shares[e]) * weight
-        b = first + e - start
+def _load_band(images, row, n_columns, block, low, high, tiles, inside):
+    """Fill the tiles (patch, place, lane) of a band of ``ROWS`` rows with sixteen images, row by row, as memory is read fastest.
+
+    ``inside`` (patch,) becomes false where a count lies outside [low, high]. Places beyond the image hold anything.
+    """
+    n_pixels, last = images.shape[1], images.shape[0] - 1
+    inside[:] = True
+    for r in range(min(ROWS, n_pixels // n_columns - row)):
+        for c in range(0, n_columns, _EIGHT):
+            pixel, patch = (row + r) * n_columns + c, c // COLUMNS
+            place = (patch * ROWS + r) * COLUMNS + c % COLUMNS
+            if pixel + _EIGHT <= n_pixels:
+                inside[patch] &= _load_eight(images, pixel, block, last, low, high, tiles, place)  # pyright: ignore[reportCallIssue]
+            else:
+                for k in range(n_pixels - pixel):
+                    for lane in range(LANES):
+                        tiles[patch, r * COLUMNS + c % COLUMNS + k, lane] = np.float32(images[min(block + lane, last), pixel + k])
+                inside[patch] = False
+
+
+@njit(cache=True, nogil=True)
+def _mark_invalid(tile, used, low, high, dummy, delta_dummy):
+    """Make invalid counts NaN, in the places that are used; true where there are none."""
+    valid = True
+    for place in range(tile.shape[0]):
+        if used[place]:
+            for lane in range(LANES):
+                count = tile[place, lane]
+                if not low <= count <= high or abs(count - dummy) <= delta_dummy:
+                    tile[place, lane] = np.nan
+                    valid = False
+    return valid
+
+
+@njit(cache=True, nogil=True)
+def _note_lost(tile, pixels, shares, weight, begin, end, lost_norm, lost):
+    """Add the norm and the number of the invalid pixels of a run to those of its bin."""
+    for entry in range(begin, end):
+        place = pixels[entry]
+        share = np.float64(shares[entry]) * weight[place]
         for lane in range(LANES):
-            invalid = tile[row, lane] < 0
-            lost_norm[b, lane] += share if invalid else 0.0
-            lost[b, lane] += 1 if invalid and shares[e] != 0 else 0
-
-
-@njit(cache=True, nogil=True)
-def _load_tile(images, pixel, n, block, dummy, delta_dummy, tile):
-    """Fill the tile with the next n pixels of sixteen images; -1 for an invalid pixel."""
-    last = images.shape[0] - 1
-    whole = n - n % 8
-    for row in range(0, whole, 8):
-        _load_eight(images, pixel + row, block, last, dummy, delta_dummy, tile, row)  # pyright: ignore[reportCallIssue]
-    for row in range(whole, n):
-        for lane in range(LANES):
-            count = np.float32(images[min(block + lane, last), pixel + row])
-            valid = count >= 0 and count < np.inf and not abs(count - dummy) <= delta_dummy
-            tile[row, lane] = count if valid else np.float32(_INVALID)
-
-
-@njit(cache=True, nogil=True)
-def _flush(sums, low, high, totals):
-    """Move the single-precision sums of bins [low, high) into the double-precision totals."""
-    for b in range(low, high):
-        for lane in range(2 * LANES):
-            totals[b, lane] += sums[b, lane]
-            sums[b, lane] = 0
-
-
-@njit(cache=True, nogil=True)
-def _sum_stretch(images, block, begin, end, first, start, shares, weight, dark, dummy, delta_dummy, totals, lost_norm, lost):
-    """Bin pixels [begin, end) of the images block … block + 15 into totals (bin, 32), lost_norm and lost (bin, 16)."""
-    tile = np.empty((TILE, LANES), np.float32)
-    sums = np.zeros(totals.shape, np.float32)
-    for band in range(begin, end, BAND):
-        low, high = totals.shape[0], 0
-        band_end = min(band + BAND, end)
-        for pixel in range(band, band_end, TILE):
-            n = min(TILE, band_end - pixel)
-            if start[pixel] == start[pixel + n]:
-                continue
-            _load_tile(images, pixel, n, block, dummy, delta_dummy, tile)
-            for row in range(n):
-                p = pixel + row
-                if start[p] == start[p + 1]:
-                    continue
-                low, high = min(low, first[p]), max(high, first[p] + start[p + 1] - start[p])
-                incomplete = _add_pixel(tile, row, dark[p], shares, start[p], start[p + 1], sums, first[p])  # pyright: ignore[reportCallIssue]
-                if incomplete:
-                    _note_invalid(tile, row, np.float64(weight[p]), shares, start[p], start[p + 1], lost_norm, lost, first[p])
-        _flush(sums, low, high, totals)
+            if np.isnan(tile[place, lane]):
+                lost_norm[lane] += share
+                lost[lane] += 1
 
 
 @njit(cache=True, nogil=True, parallel=True)
-def sum_stretches(images, stretch, first, start, shares, weight, dark, dummy, delta_dummy, totals, lost_norm, lost):
-    """Bin images (image, pixel), at most sixteen for each entry of axis 0 of totals, in stretches of ``stretch`` pixels.
+def sum_patches(images, n_columns, patches, runs, bins, pixels, shares, used, weight, dark, has_dark, limits, totals, lost_norm, lost):
+    """Bin images (image, pixel), at most sixteen for each entry of axis 0 of totals.
 
-    Adds to ``totals`` (block, stretch, bin, 32): signal of sixteen images, then their variance; ``lost_norm`` and ``lost``
-    (block, stretch, bin, 16): norm and number of the pixels that are invalid.
+    Parameters
+    ----------
+    n_columns : columns of an image.
+    patches : (patch + 1,) first run of each patch, patches in rows.
+    runs, bins : (run + 1,) first entry of each run, (run,) its bin.
+    pixels, shares : (entry,) uint16 place in the patch, float32 share.
+    used, weight, dark : (patch, place), whether any entry uses the place, and what the pixel's counts are divided and lessened by.
+    has_dark : whether any dark is not 0.
+    limits : float32 lowest and highest valid count, dummy (NaN: none) and its tolerance.
+    totals : (block, stretch, bin, 32) added to: signal of sixteen images, then their variance. A stretch is a part of the patches.
+    lost_norm, lost : (block, stretch, bin, 16) added to: norm and number of the pixels that are invalid.
     """
-    n_pixels, n_stretches = images.shape[1], totals.shape[1]
+    low, high, dummy, delta_dummy = limits
+    across = (n_columns + COLUMNS - 1) // COLUMNS
+    n_stretches = totals.shape[1]
+    bands = (len(patches) - 1) // across
+    length = (bands + n_stretches - 1) // n_stretches
     for unit in prange(totals.shape[0] * n_stretches):
         block, part = unit // n_stretches, unit % n_stretches
-        _sum_stretch(
-            images, block * LANES, part * stretch, min(part * stretch + stretch, n_pixels), first, start, shares, weight, dark,
-            dummy, delta_dummy, totals[block, part], lost_norm[block, part], lost[block, part],
-        )  # fmt: skip
+        tiles = np.zeros((across, ROWS * COLUMNS, LANES), np.float32)
+        inside = np.ones(across, np.bool_)
+        total = totals[block, part]
+        for band in range(part * length, min((part + 1) * length, bands)):
+            if patches[band * across] == patches[(band + 1) * across]:
+                continue
+            _load_band(images, band * ROWS, n_columns, block * LANES, low, high, tiles, inside)
+            for patch in range(band * across, (band + 1) * across):
+                if patches[patch] == patches[patch + 1]:
+                    continue
+                tile, plain = tiles[patch - band * across], inside[patch - band * across]
+                if not plain or not np.isnan(dummy):
+                    plain = _mark_invalid(tile, used[patch], low, high, dummy, delta_dummy)
+                if plain and not has_dark:
+                    for run in range(patches[patch], patches[patch + 1]):
+                        _add_run(tile, pixels, shares, dark[patch], runs[run], runs[run + 1], total, bins[run])  # pyright: ignore[reportCallIssue]
+                else:
+                    for run in range(patches[patch], patches[patch + 1]):
+                        begin, end, b = runs[run], runs[run + 1], bins[run]
+                        if not _add_run_carefully(tile, pixels, shares, dark[patch], begin, end, total, b):  # pyright: ignore[reportCallIssue]
+                            _note_lost(tile, pixels, shares, weight[patch], begin, end, lost_norm[block, part, b], lost[block, part, b])

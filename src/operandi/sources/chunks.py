@@ -11,6 +11,8 @@ import hdf5plugin
 import numpy as np
 from numba import njit
 
+import operandi.kernels  # noqa: F401  chooses where compiled code is kept
+
 _BITSHUFFLE, _LZ4 = 32008, 2
 _HEADER = 12
 """Bytes before the blocks: number of bytes decoded (8) and bytes in a block (4), big-endian."""
