@@ -14,6 +14,7 @@ from operandi.stages.volumes import (
     grid_mm,
     partial_variance,
     partial_volume,
+    volume_slabs,
 )
 
 PITCH, AXIS = 0.05, 0.113
@@ -182,3 +183,63 @@ def test_more_projections_mean_less_noise():
     variances = [float(partial_variance(np.ones((n, 61, 1)), np.arange(n) * 180 / n, TRANSLATION, CENTRE).mean()) for n in (12, 24, 48)]
     for few, many in pairwise(variances):
         assert few / many == pytest.approx(2, rel=0.02)
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize("n_channels", [1, 64, 100])
+def test_slabs_of_channels_are_the_whole_volume_bit_by_bit(gaps: bool, n_channels: int):
+    data = np.random.default_rng(11).uniform(size=(12, 61, 140)).astype(np.float32)
+    if gaps:
+        data[3, 4, 70:], data[5, :, 130] = np.nan, np.inf
+    at = (ANGLE[::8], TRANSLATION, CENTRE)
+    whole = partial_volume(data, *at)
+    seen = 0
+    for channels, slab in volume_slabs(data, *at, n_channels=n_channels):
+        assert channels.start == seen
+        assert slab.tobytes() == whole[:, :, channels].tobytes()
+        seen = channels.stop
+    assert seen == 140
+    assert np.isnan(whole[:, :, 130]).all() == gaps
+    with pytest.raises(ShapeError, match="n_channels"):
+        next(volume_slabs(data, *at, n_channels=0))
+
+
+@pytest.mark.parametrize("dtype", [complex, object, "U8", "datetime64[s]"])
+def test_what_is_no_real_number_is_refused_by_its_name(dtype):
+    data = np.ones((3, 61, 2)).astype(int).astype(dtype)
+    for make in (partial_volume, partial_variance):
+        with pytest.raises(ShapeError, match=r"sinogram.*dtype"):
+            make(data, ANGLE[:3], TRANSLATION, CENTRE)
+    with pytest.raises(ShapeError, match=r"rotations.*dtype"):
+        partial_volume(np.ones((3, 61, 2)), np.ones(3).astype(int).astype(dtype), TRANSLATION, CENTRE)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint16, np.float64, bool])
+def test_any_real_dtype_is_taken(dtype):
+    data = (SINOGRAM > 0.3).astype(dtype)
+    np.testing.assert_array_equal(
+        partial_volume(data, ANGLE, TRANSLATION, CENTRE), partial_volume(data.astype(np.float32), ANGLE, TRANSLATION, CENTRE)
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 60), st.sampled_from([np.nan, np.inf, -np.inf, 3e38])), max_size=20))
+def test_spoiled_cells_never_crash_and_never_make_a_silent_zero(cells: list[tuple[int, int, float]]):
+    data = np.ones((12, 61, 2), np.float32)
+    for rotation, translation, value in cells:
+        data[rotation, translation, 0] = value
+    with np.errstate(all="ignore"):
+        volume = partial_volume(data, ANGLE[::8], TRANSLATION, CENTRE)
+    assert not (volume == 0).all(axis=(0, 1)).any()
+    assert np.isfinite(volume[:, :, 1]).all()
+
+
+@pytest.mark.parametrize("turn", [180.0, 360.0])
+def test_golden_order_needs_no_other_call(turn: float):
+    angle = np.mod(np.arange(144) * 180 * (np.sqrt(5) - 1) / 2, turn)
+    data = np.stack([s.project(angle, TRANSLATION, CENTRE) for s in SPOTS], axis=-1)
+    volume = partial_volume(data, angle, TRANSLATION, CENTRE)
+    gaussian = SPOTS[0].image(GRID)
+    assert nrmse(volume[:, :, 0], gaussian) < 0.03
+    inner = Spot(-0.25, 0.2, 0.35, disc=True).image(GRID) > 0
+    assert abs(volume[:, :, 1][inner].mean() / 2.0 - 1) < 0.003

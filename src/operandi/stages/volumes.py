@@ -142,12 +142,37 @@ def volume_slabs(
     if n_channels < 1:
         raise ShapeError(f"a slab needs at least one channel, got n_channels={n_channels}")
     n_samples, total = prepared.values.shape[1:]
-    chain = Chain.of(prepared, filter, variance=False)
+    chain = Chain.of(prepared.geometry, prepared.rotation_deg, prepared.weights, filter)
     for first in range(0, total, n_channels):
         part = slice(first, min(first + n_channels, total))
         slab = np.empty((n_samples, n_samples, part.stop - first), np.float32)
         chain.write(prepared, part, slab, 0)
         yield part, slab
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Where samples lie: their number, the sample (fractional) on which the rotation axis falls, and their pitch."""
+
+    n_samples: int
+    centre: float
+    pitch_mm: float
+
+    @classmethod
+    def of(cls, translation_mm: np.ndarray, axis_mm: float) -> "Geometry":
+        """For translations in increasing order.
+
+        Raises
+        ------
+        ShapeError
+            If they do not increase in equal steps, or the axis is not finite.
+        """
+        translation, pitch = np.asarray(translation_mm, float), _pitch(translation_mm)
+        if translation[0] > translation[-1] or not np.isfinite(axis_mm):
+            raise ShapeError(
+                f"translations must increase and the axis be finite, got {translation[0]} … {translation[-1]} and {axis_mm} mm"
+            )
+        return cls(translation.size, (axis_mm - translation[0]) / pitch, pitch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +188,11 @@ class Prepared:
     weights: np.ndarray
     centre: float
     pitch_mm: float
+
+    @property
+    def geometry(self) -> Geometry:
+        """Of the values."""
+        return Geometry(self.values.shape[1], self.centre, self.pitch_mm)
 
     def filled(self, channels: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
         """The used projections in their order, without gaps, and (q,) bool: the channels of which nothing is known (`fill_gaps`)."""
@@ -219,7 +249,7 @@ def project_back(prepared: Prepared, filter_name: str, *, variance: bool) -> np.
     """The volume (y, x, q) of what `prepare` gave, or its variance if that were variances."""
     n_samples, n_channels = prepared.values.shape[1:]
     volume = np.empty((n_samples, n_samples, n_channels), np.float32)
-    chain = Chain.of(prepared, filter_name, variance=variance)
+    chain = Chain.of(prepared.geometry, prepared.rotation_deg, prepared.weights, filter_name, variance=variance)
     chunk = n_channels if prepared.complete else _GAP_CHANNELS
     for first in range(0, n_channels, chunk):
         chain.write(prepared, slice(first, min(first + chunk, n_channels)), volume, first)
@@ -254,22 +284,22 @@ class Chain:
     slab_cross: np.ndarray
 
     @classmethod
-    def of(cls, prepared: Prepared, filter_name: str, *, variance: bool) -> "Chain":
-        """For what `prepare` gave.
+    def of(cls, geometry: Geometry, rotation_deg: np.ndarray, weights: np.ndarray, filter_name: str, *, variance: bool = False) -> "Chain":
+        """For projections at these angles, with these weights in radians.
 
         Raises
         ------
         ShapeError
             If there is no filter of this name.
         """
-        n_samples, angle = prepared.values.shape[1], np.deg2rad(prepared.rotation_deg)
-        taps, weights, cross = filter_taps(filter_name, n_samples, prepared.pitch_mm), prepared.weights, None
+        n_samples, angle, cross = geometry.n_samples, np.deg2rad(rotation_deg), None
+        taps = filter_taps(filter_name, n_samples, geometry.pitch_mm)
         slab = aligned((angle.size, n_samples + 2, kernel.CHANNELS))
         if variance:
             cross = tap_list(taps * np.append(taps[1:], 0.0))
             taps, weights = taps**2, weights**2
         between = _NO_SLAB if cross is None else aligned(slab.shape)
-        return cls(*tap_list(taps), cross, weights.astype(np.float32), np.cos(angle), np.sin(angle), prepared.centre, slab, between)
+        return cls(*tap_list(taps), cross, weights.astype(np.float32), np.cos(angle), np.sin(angle), geometry.centre, slab, between)
 
     def write(self, prepared: Prepared, part: slice, volume: np.ndarray, first: int) -> None:
         """Write the channels ``part`` of the sinogram into the volume's channels from ``first`` on."""
