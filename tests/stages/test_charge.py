@@ -208,6 +208,15 @@ def test_the_phase_of_the_cycle_is_named(start, end, name):
     assert phase_of_cycle(cycle_log(), start, end) == name
 
 
+def test_a_hold_that_is_short_beside_the_charge_before_it_is_seen():
+    t = np.arange(0, 35_000, 10.0)
+    held = t >= 34_000
+    voltage, current = np.where(held, 4.2, 3.2 + t / 34_000), np.where(held, 25 * np.exp((33_990 - t) / 600), 25.0)
+    labels = phases(log_of(t, voltage=voltage, current=current))
+    assert np.mean(labels[held] == 2) > 0.95
+    assert np.mean(labels[~held] == 1) > 0.99
+
+
 def test_every_row_has_its_phase():
     log = cycle_log()
     labels = phases(log)

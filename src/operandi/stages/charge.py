@@ -260,9 +260,10 @@ def _held_voltage(voltage: NDArray[np.float64], current: NDArray[np.float64], si
     """Rows of one uninterrupted charge (sign +1) or discharge (-1) at which the voltage, not the current, is held."""
     strength = np.abs(current)
     full = np.percentile(strength, 95)
-    if np.percentile(strength, 5) > 0.97 * full:
+    # a hold may be short: 23 minutes after nine hours are 4 % of the rows
+    if np.percentile(strength, 0.5) > 0.97 * full:
         return np.zeros(len(current), bool)
-    limit = np.percentile(sign * voltage, 95)
+    limit = np.percentile(sign * voltage, 99.5)
     near = np.abs(sign * voltage - limit) < 2e-3 * max(abs(limit), 1.0)
     # with a stretch of constant current before it, the falling current says where the hold begins; alone, all of it is held
     return near if near.mean() > 0.9 else near & (strength < 0.99 * full)
