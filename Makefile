@@ -21,17 +21,12 @@ $(BIN)/python:
 	  echo "operandi needs Python 3.11 or newer, but $(PYTHON) is $$($(PYTHON) -V 2>&1). Name a newer one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# uv is fast and pip always there. bitshuffle has no wheel for the newest Pythons, and images are read without it too, only slower.
+# uv is fast and pip always there.
 $(STAMP): requirements.txt pyproject.toml | $(BIN)/python
 	@echo "Installing operandi and its pinned dependencies into $(VENV) ..."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) || true
-	grep -v '^bitshuffle==' requirements.txt > $(VENV)/requirements.txt
-	grep '^bitshuffle==' requirements.txt > $(VENV)/optional.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -r $(VENV)/requirements.txt \
-	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(VENV)/requirements.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --only-binary :all: -r $(VENV)/optional.txt \
-	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: -r $(VENV)/optional.txt \
-	  || echo "No wheel of bitshuffle for this Python: images are decoded by h5py, more slowly."
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.txt \
+	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
