@@ -23,7 +23,7 @@ from operandi.stages.sinograms import fill_gaps, usable_projections
 PERIOD_DEG = 180.0
 _SAME_ANGLE_DEG = 1e-6
 _NO_SLAB = np.empty((0, 1, 1), np.float32)
-_GAP_CHANNELS = 8 * kernel.CHANNELS
+_GAP_CHANNELS = 2 * kernel.CHANNELS
 """Where gaps are to be filled, so many channels are copied at a time."""
 
 
