@@ -1,7 +1,7 @@
 """Iterative reconstruction of many channels against a loop over the astra toolbox's CPU methods (strip model, one core).
 
 Run as ``python benchmarks/bench_iterations.py [repeats]``. Every repeat runs ours and the peer in turn; times are medians. astra takes one
-channel, and its time is scaled to all: its loop costs the same for each. Accuracy is the error against an analytic phantom, ours and astra's.
+channel, and its time is scaled to all: its loop costs the same for each. Accuracy: the error against an analytic phantom, ours and astra's.
 """
 
 import sys
