@@ -16,7 +16,7 @@ from operandi.stages.axis import Axis, locate_axis
 from operandi.stages.maps import apply_weights, window_weights
 from operandi.stages.volumes import partial_variance, partial_volume
 
-CHANNELS = 256
+CHANNELS = 128
 """Channels of a slab."""
 _NOTHING = np.empty(0, np.float32)
 
