@@ -163,6 +163,10 @@ def _sides(progress: np.ndarray, measured: np.ndarray, row: np.ndarray, moment: 
     count = np.maximum(measured.sum(axis=1), 1)
     mean = np.where(measured.any(axis=1), np.where(measured, progress, 0.0).sum(axis=1) / count, np.nan)
     sided, provisional = np.zeros(row.max() + 1, bool), False
+    if row.size == sided.size:  # no angle repeats: neighbours, at any time, take the place of repetitions
+        own = mean[np.isfinite(mean)]
+        outside = own.size == 0 or not own.min() <= moment <= own.max()
+        return np.full_like(sided, outside), bool(outside and own.size and abs(own[-1] - moment) <= abs(own[0] - moment))
     for number in range(sided.size):
         own = mean[row == number]
         own = own[np.isfinite(own)]

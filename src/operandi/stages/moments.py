@@ -55,7 +55,9 @@ def windings_of(image: np.ndarray, blur: float = 1.5, least_coherence: float = 0
     from scipy import ndimage
 
     values = np.nan_to_num(np.asarray(image, float))
-    along_y, along_x = ndimage.gaussian_filter1d(values, 1.0, axis=0, order=1), ndimage.gaussian_filter1d(values, 1.0, axis=1, order=1)
+    along_y, along_x = (
+        ndimage.gaussian_filter1d(ndimage.gaussian_filter1d(values, 1.0, axis=1 - axis), 1.0, axis=axis, order=1) for axis in (0, 1)
+    )
     xx, yy, xy = (ndimage.gaussian_filter(product, blur) for product in (along_x**2, along_y**2, along_x * along_y))
     strength = np.hypot(xx - yy, 2 * xy)
     total = xx + yy
