@@ -171,6 +171,17 @@ def test_echem_tells_and_saves_the_rows_of_a_log(tmp_path, capsys):
     assert run("echem", tmp_path / "log.csv", tmp_path / "log.csv", "--plot", tmp_path / "log.png") == 1
 
 
+def test_echem_draws_each_log_beside_its_summary(tmp_path, capsys):
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text(CSV)
+    logs = (tmp_path / "a.csv", tmp_path / "b.csv", "--start", "2026-11-22T14:03:00", "--folder", tmp_path / "pictures")
+    assert run("echem", *logs, "--no-plot") == 0
+    assert not (tmp_path / "pictures").exists()
+    assert run("echem", *logs) == 0
+    assert sorted(file.name for file in (tmp_path / "pictures").iterdir()) == ["a.csv.png", "b.csv.png"]
+    assert capsys.readouterr().out.count("picture: ") == 2
+
+
 def test_profile_install_writes_a_profile_that_tiled_finds(tmp_path, monkeypatch, capsys):
     import tiled.profiles
 
