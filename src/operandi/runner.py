@@ -22,7 +22,7 @@ from operandi.pipeline import Event, Images, LogEnded, LogRows, RunEnded, State
 from operandi.sinks.tiled import TiledSink
 from operandi.sources.assets import load_correction, load_mask
 from operandi.sources.follow import Follower
-from operandi.stages import scans
+from operandi.stages import scans, volumes
 from operandi.stages.charge import at
 from operandi.stages.patterns import Integrator, build_integrator, load_calibration, warm_up
 from operandi.stages.routes import Routes, describes, why_not_ours
@@ -219,6 +219,7 @@ class Callback:
         self.experiment, self.sink = experiment, sink
         self.integrator = make_integrator(experiment)
         warm_up(self.integrator)
+        volumes.warm_up()
         self._on_status, self._patience_s = on_status, patience_s
         self._late_s = (experiment.potentiostat.late_s if experiment.potentiostat else 0.0) if late_s is None else late_s
         self._intake: Intake | None = None
