@@ -79,6 +79,22 @@ def test_the_quadrant_asymmetry_is_at_most_a_fifth_of_the_sliding_window_s(noise
     assert asymmetry(instant(frame, noise), frame) <= 0.2 * shown
 
 
+@functools.cache
+def windings() -> np.ndarray:
+    """Where the phases are when the cell is full (y, x, channel); those of the empty cell are where their successors are."""
+    full = experiment().frozen(10 * SET_S)[..., [2, 2, 2, 4, 4]]
+    return full > 0.5 * np.percentile(full, 98, axis=(0, 1))
+
+
+@pytest.mark.parametrize("noise", [0.0, NOISE])
+@pytest.mark.parametrize(("frame", "most"), [(0, 0.2), (1, 0.2), (2, 0.25), (3, 0.2)])
+def test_so_it_is_within_the_windings(noise, frame, most):
+    shown = quadrant_difference((sliding(frame, measured(noise)[0]) - truth(frame)) * windings())
+    left = quadrant_difference((instant(frame, noise) - truth(frame)) * windings())
+    assert np.linalg.norm(left) <= most * np.linalg.norm(shown)
+    assert np.abs(left[3:]).max() <= 0.12 * np.abs(shown[3:]).max()  # the cathode's course does not bend
+
+
 @pytest.mark.parametrize("noise", [0.0, NOISE])
 def test_over_the_whole_run_the_asymmetry_is_at_most_a_fifth(noise):
     shown = np.linalg.norm([asymmetry(sliding(frame, measured(noise)[0]), frame) for frame in range(9)])
