@@ -50,6 +50,7 @@ def sliding(frame: int, projections: Projections) -> np.ndarray:
     return partial_volume(values, rotation, cell.translation_mm, 0.0)
 
 
+@functools.cache
 def instant(frame: int, noise: float, scheme="model") -> np.ndarray:
     projections, model = measured(noise)
     charge = float(experiment().curve.charge((frame + 1) * SET_S))
