@@ -296,6 +296,11 @@ class Callback:
             for event in self._feed.poll():
                 self.processing.take(event)
 
+    def report(self) -> None:
+        """Tell where the open run stands, also while nothing comes."""
+        if self.processing is not None:
+            self.processing.report()
+
     def finish(self, stop: threading.Event) -> None:
         """Complete the open run."""
         assert self.processing is not None
@@ -351,6 +356,7 @@ def process(callback: Callback, source: Iterable[Document], stop: threading.Even
                 event = blocks.get(timeout=POLL_S)
             except queue.Empty:
                 callback.poll_log()
+                callback.report()
                 continue
             if event is None:
                 break
