@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 import annotated_types
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from operandi import nodes
@@ -13,7 +13,7 @@ from operandi.experiment import DEFAULT_COMPOSITES, DEFAULT_WINDOWS
 from operandi.experiment_file import example_yaml, sections
 
 FOLDER = Path(__file__).parent / "reference"
-NAMES = {float: "number", int: "whole number", str: "text", bool: "true or false", Path: "path"}
+NAMES = {float: "number", int: "whole number", str: "text", bool: "true or false", Path: "path", SecretStr: "text"}
 BOUNDS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
 
@@ -45,7 +45,13 @@ def experiment_page() -> str:
 
 def tables_page() -> str:
     """The columns of a result's tables, in Markdown, to stand inside the reference of the tree."""
-    tables = {"steps": nodes.STEP_COLUMNS, "ledger": nodes.LEDGER_COLUMNS, "echem": nodes.ECHEM_COLUMNS}
+    tables = {
+        "steps": nodes.STEP_COLUMNS,
+        "provisional": nodes.PROVISIONAL_COLUMNS,
+        "events": nodes.EVENT_COLUMNS,
+        "ledger": nodes.LEDGER_COLUMNS,
+        "echem": nodes.ECHEM_COLUMNS,
+    }
     parts = []
     for name, columns in tables.items():
         parts += [f"### `{name}`", _rows(["column", "type"], [[f"`{column}`", kind] for column, kind in columns.items()])]
@@ -92,6 +98,8 @@ def _name(annotation: Any) -> str:
         return " or ".join(f"`{choice}`" for choice in arguments)
     if origin in (Union, types.UnionType):
         return " or ".join("`null`" if part is type(None) else _name(part) for part in arguments)
+    if origin is dict:
+        return f"{_name(arguments[1])} for each of {_name(arguments[0]).replace(' or ', ', ')}"
     if origin is tuple:
         return f"list of {_name(arguments[0])}"
     if hasattr(annotation, "__metadata__"):
@@ -109,7 +117,11 @@ def _default(field: FieldInfo) -> str:
     if isinstance(field.default, BaseModel):
         return "–"
     value = field.default
-    return f"`{'null' if value is None else str(value).lower() if isinstance(value, bool) else value}`" if value not in ("", ()) else "none"
+    return (
+        f"`{'null' if value is None else str(value).lower() if isinstance(value, bool) else value}`"
+        if value not in ("", (), {})
+        else "none"
+    )
 
 
 def _rows(head: list[str], rows: list[list[str]]) -> str:

@@ -228,20 +228,23 @@ def examine_potentiostat(experiment: Experiment) -> tuple[str, list[Finding]]:
     potentiostat = experiment.potentiostat
     if potentiostat is None:
         return "none: frames are tagged with time, not with charge", []
-    findings = []
-    if abs(potentiostat.clock_offset_s) >= 1800:
-        text = f"is {potentiostat.clock_offset_s / 3600:.1f} h: an offset of hours is rather a matter of potentiostat.timezone"
+    findings, file, offset = [], potentiostat.file, potentiostat.clock_offset_s
+    if isinstance(offset, float) and abs(offset) >= 1800:
+        text = f"is {offset / 3600:.1f} h: an offset of hours is rather a matter of potentiostat.timezone"
         findings.append(_warning("potentiostat.clock_offset_s", text))
-    if not potentiostat.file.exists():
-        if not potentiostat.file.parent.is_dir():
-            findings.append(_warning("potentiostat.file", f"its folder {potentiostat.file.parent} is not there; is the share mounted?"))
-        return f"{potentiostat.file.name}: not there yet, frames wait for it", findings
+    if file is None:
+        return f"stream {potentiostat.stream} of the run", findings
+    if not file.exists():
+        if not file.parent.is_dir():
+            findings.append(_warning("potentiostat.file", f"its folder {file.parent} is not there; is the share mounted?"))
+        return f"{file.name}: not there yet, frames wait for it", findings
     try:
-        log = read_potentiostat(potentiostat.file, timezone=potentiostat.timezone)
+        how = {"start": potentiostat.start, "columns": potentiostat.columns, "units": potentiostat.units}
+        log = read_potentiostat(file, timezone=potentiostat.timezone, **how)
     except OperandiError as error:
-        return f"{potentiostat.file.name}: cannot be read", [*findings, _error("potentiostat.file", str(error))]
+        return f"{file.name}: cannot be read", [*findings, _error("potentiostat.file", str(error))]
     hours = float(log["time"][-1] - log["time"][0]) / 3600
-    return f"{potentiostat.file.name}: {log.sizes['time']} rows over {hours:.2f} h, {float(log['charge'][-1]):.2f} mAh at its end", findings
+    return f"{file.name}: {log.sizes['time']} rows over {hours:.2f} h, {float(log['charge'][-1]):.2f} mAh at its end", findings
 
 
 def examine_machine(experiment: Experiment, plan: Plan) -> list[Finding]:

@@ -20,11 +20,13 @@ from tiled.client.container import Container
 from tiled.client.utils import ClientError
 
 from .errors import NotPublishedError, PublishError
-from .nodes import ECHEM, LEDGER, PROCESSED, RAW, STEPS, NodePath
-from .reading import container, coordinates, digests, labelled, nearest, plain, read_table
+from .nodes import ECHEM, EVENTS, LEDGER, PROCESSED, PROVISIONAL, RAW, STEPS, NodePath
+from .reading import container, coordinates, digests, labelled, nearest, plain, read_table, with_provisional
 from .subscription import Subscription
 
 PROFILE = "operandi"
+FROM_LOG = {"charge", "voltage", "current", "cycle"}
+"""What of the patterns comes from the potentiostat's log, and so may come later."""
 ANSWER_WITHIN_S = 10.0
 
 
@@ -174,8 +176,21 @@ class Result:
 
     @property
     def steps(self) -> pd.DataFrame:
-        """One row for each committed frame."""
-        return self.table(STEPS)
+        """One row for each frame: those that are committed, then those (``provisional``) that still wait for the potentiostat's log.
+
+        A provisional frame can be read by `frame`; its charge is NaN, and ``quality`` says what it waits for.
+        """
+        provisional = self.table(PROVISIONAL) if PROVISIONAL[0] in container(self.client) else None  # first: it may be committed meanwhile
+        committed = self.table(STEPS)
+        if provisional is None:
+            return committed.assign(provisional=False)
+        return with_provisional(committed, provisional)
+
+    @property
+    def events(self) -> pd.DataFrame:
+        """What the guardian told, in the order of its time; what was told again after a restart stands once."""
+        told = self.table(EVENTS).drop_duplicates(["time", "rule", "change"])
+        return told.sort_values("time", kind="stable", ignore_index=True)
 
     @property
     def ledger(self) -> pd.DataFrame:
@@ -213,13 +228,13 @@ class Result:
     def patterns(self) -> xr.Dataset:
         """Patterns (image, q): ``intensity``, ``sigma``, read when computed (dask), and what was recorded with each image.
 
-        ``charge`` is NaN for images whose part of the log is not there yet.
+        What the log says is NaN for images whose part of it is not there yet.
         """
         nodes = self._arrays("patterns")
-        n = min(node.shape[0] for name, node in nodes.items() if name != "charge")
+        n = min(node.shape[0] for name, node in nodes.items() if name not in FROM_LOG)
         parts = {name: labelled(node, slice(0, min(n, node.shape[0]))) for name, node in nodes.items()}
-        if "charge" in parts:
-            parts["charge"] = parts["charge"].pad(image=(0, n - parts["charge"].sizes["image"]))
+        for name in FROM_LOG & set(parts):
+            parts[name] = parts[name].pad(image=(0, n - parts[name].sizes["image"]))
         small = {name: array.compute() for name, array in parts.items() if array.dims == ("image",)}
         return xr.Dataset({name: array for name, array in parts.items() if name not in small}, attrs=self._about()).assign_coords(small)
 
@@ -240,7 +255,7 @@ class Result:
     # Frames
 
     def frame(self, number: int) -> Frame:
-        """One committed frame.
+        """One frame, committed or provisional.
 
         Raises
         ------
@@ -286,7 +301,7 @@ class Result:
         The calls come from a thread. The server's stream wakes it; the rows come from the table itself, which is also read
         every ``reconcile_s``, so that none is lost with a message. Stop it, or use it in a ``with`` statement.
         """
-        return Subscription(lambda: self.steps, cast(Container, self.client), on_step, reconcile_s=reconcile_s, since=since)
+        return Subscription(lambda: self.table(STEPS), cast(Container, self.client), on_step, reconcile_s=reconcile_s, since=since)
 
     def digest(self) -> dict[str, str]:
         """SHA-256 of the content of every array and table by path: equal where two results are equal bit by bit."""
@@ -304,7 +319,7 @@ class Result:
 
     def _frames(self, name: str) -> xr.Dataset:
         """The arrays below ``name``, their committed frames only, each read by itself, labelled with what the steps say."""
-        steps, arrays = self.steps, self._arrays(name)
+        steps, arrays = self.table(STEPS), self._arrays(name)
         frames = steps["frame"].to_numpy()
         if not len(frames):
             raise NotPublishedError(f"result {self.key}: no frame is committed yet")
@@ -331,9 +346,11 @@ class Result:
             return "nothing committed yet"
         if steps.empty:
             return "nothing committed yet"
-        return (
-            f"{len(steps)} frames, {steps['q_mah'].min():.2f} to {steps['q_mah'].max():.2f} mAh, {self.metadata.get('status', 'growing')}"
-        )
+        waiting = int(steps["provisional"].sum())
+        frames = f"{len(steps)} frames" + (f" ({waiting} provisional)" if waiting else "")
+        known = steps["q_mah"].dropna()
+        charge = f"{known.min():.2f} to {known.max():.2f} mAh" if len(known) else "charge unknown"
+        return f"{frames}, {charge}, {self.metadata.get('status', 'growing')}"
 
     def _repr_html_(self) -> str:
         try:

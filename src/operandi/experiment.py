@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -154,15 +155,57 @@ class Scan(_Section):
         return self
 
 
+class PotentiostatKeys(_Section):
+    """Names of the data keys in potentiostat.stream."""
+
+    voltage: str = "voltage"
+    """Voltage of the cell."""
+    current: str | None = "current"
+    """Current, positive where it charges; null where there is none."""
+    charge: str | None = None
+    """Charge; null: the current is integrated."""
+    step: str | None = None
+    """Step of the protocol; null: recognised."""
+    cycle: str | None = None
+    """Cycle; null: recognised."""
+
+
+Role = Literal["time", "voltage", "current", "charge", "step", "cycle"]
+
+
 class Potentiostat(_Section):
     """The log of the potentiostat, and how its clock relates to the beamline's."""
 
-    file: Path
-    """BioLogic .mpt or .mpr, or .csv; may still be growing, may appear late."""
+    file: Path | None = None
+    """BioLogic .mpt or .mpr, or .csv; may still be growing, may appear late. Null where a stream of the run is the log."""
     timezone: str = "UTC"
     """Time zone of the computer that writes the log, such as Europe/Paris."""
-    clock_offset_s: float = 0.0
-    """Seconds to add to potentiostat time to get beamline time."""
+    start: str | None = None
+    """When the log's clock stood at 0, where the file does not say so: date and time in that time zone, in quotes."""
+    columns: dict[Role, str] = {}
+    """Headers of the columns of a .csv, where they are not recognised."""
+    units: dict[Role, str] = {}
+    """Units, where neither headers nor data keys state them."""
+    stream: str | None = None
+    """Stream of the run that holds the log, for a potentiostat that bluesky reads; it has the beamline's clock."""
+    keys: PotentiostatKeys = PotentiostatKeys()
+    clock_offset_s: float | Literal["marker", "voltage", "current"] = 0.0
+    """Seconds to add to potentiostat time to get beamline time. Marker: found from the first time that clock_key is above marker_level,
+    which is when the log's current starts. Voltage, current: found at the run's end, by matching clock_key to the log."""
+    clock_stream: str = "baseline"
+    """Stream of the run that holds clock_key."""
+    clock_key: str | None = None
+    """Data key of the marker, or of the beamline's own reading of voltage or current."""
+    clock_time_key: str | None = None
+    """Data key of when clock_key was read, UTC epoch seconds; null takes the time of the event."""
+    clock_search_s: Positive = 10800.0
+    """Largest offset, either way, that is believed."""
+    marker_level: float = 0.5
+    """The marker is on above this."""
+    marker_falls: bool = False
+    """Whether the marker goes off when the current stops; then the drift is found as well, at the run's end."""
+    rest_ma: Positive = 0.001
+    """Currents up to this are none, where the start of the current or the steps of the protocol are recognised."""
     late_s: Annotated[float, Field(ge=0)] = 60.0
     """How long a live frame waits, after the run's end, for a log that lags."""
 
@@ -174,6 +217,25 @@ class Potentiostat(_Section):
         except (ZoneInfoNotFoundError, ValueError, OSError) as error:
             raise ValueError(f"{name!r} is no time zone of the IANA data base: write one such as Europe/Paris or UTC") from error
         return name
+
+    @field_validator("clock_offset_s", mode="before")
+    @classmethod
+    def _number_or_way(cls, value: Any) -> Any:
+        if value not in ("marker", "voltage", "current") and not (isinstance(value, int | float) and math.isfinite(value)):
+            raise ValueError(f"is {value!r}; write a number of seconds, or marker, voltage or current")
+        return value
+
+    @model_validator(mode="after")
+    def _one_log(self):
+        if (self.file is None) == (self.stream is None):
+            raise ValueError("give either the file of the log, or the stream of the run that holds it")
+        if self.stream is not None and self.keys.current is None and self.keys.charge is None:
+            raise ValueError("keys name neither a current nor a charge, so the charge cannot be known; name one")
+        if isinstance(self.clock_offset_s, str) and self.stream is not None:
+            raise ValueError("a stream of the run has the beamline's clock: leave clock_offset_s out, or give a number")
+        if isinstance(self.clock_offset_s, str) and self.clock_key is None:
+            raise ValueError(f"clock_offset_s is {self.clock_offset_s}, but clock_key names no data key to find it with; name one")
+        return self
 
 
 class Corrections(_Section):
@@ -278,6 +340,49 @@ def _composites_of_windows(validated: dict[str, Any]) -> tuple[Composite, ...]:
     return tuple(c for c in DEFAULT_COMPOSITES if phases.issuperset((*c.red, *c.green, *c.blue)))
 
 
+class Guardian(_Section):
+    """What the guardian watches while the run goes; null switches a rule off. Never part of a result's identity."""
+
+    expected: Literal["protocol", "charge", "discharge", "any"] = "protocol"
+    """What the cell should do. Protocol: each step goes on in the direction in which it began, and so it does after a rest."""
+    accident_mah: Positive | None = 0.005
+    """Charge that may go back before it counts as an accident."""
+    wrong_current_ma: Positive | None = 0.2
+    """Current against the direction, in two rows one after the other."""
+    rest_ma: Positive = 0.05
+    """Below this current the cell rests."""
+    rest_drop_v: Positive | None = 0.15
+    """Fall of the voltage at rest below that of the hold before it."""
+    self_discharge_mv_h: Positive | None = 20.0
+    """Fall of the voltage at rest, once it has relaxed."""
+    relaxation_s: Annotated[float, Field(ge=0)] = 1800.0
+    """Time that the voltage takes to relax after current has flowed."""
+    self_discharge_window_s: Positive = 600.0
+    """The rate is that between the means over two such times, one after the other."""
+    voltage_min_v: float | None = 2.5
+    """Lowest voltage allowed."""
+    voltage_max_v: float | None = 4.25
+    """Highest voltage allowed."""
+    temperature_min_c: float | None = 10.0
+    """Lowest temperature allowed, where one is read."""
+    temperature_max_c: float | None = 45.0
+    """Highest temperature allowed, where one is read."""
+    log_silent_s: Positive | None = 120.0
+    """Time without a new row of the log while exposures, or the clock, go on."""
+    detector_silent_s: Positive | None = 120.0
+    """Time without an exposure while the log, or the clock, goes on."""
+    beam_fraction: Annotated[float, Field(gt=0, lt=1)] | None = 0.5
+    """Incident flux, as a share of its running median, below which the beam is lost in two exposures one after the other."""
+
+    @model_validator(mode="after")
+    def _ordered(self):
+        for name, unit in (("voltage", "v"), ("temperature", "c")):
+            low, high = getattr(self, f"{name}_min_{unit}"), getattr(self, f"{name}_max_{unit}")
+            if low is not None and high is not None and high <= low:
+                raise ValueError(f"{name}_max_{unit} must be above {name}_min_{unit}")
+        return self
+
+
 class Publishing(_Section):
     """Where results go. Never part of a result's identity."""
 
@@ -289,6 +394,16 @@ class Publishing(_Section):
     """Folder of the documents that the RunEngine wrote."""
     state: Path = Path("state")
     """Folder of the worker's spool."""
+    webhook: SecretStr | None = None
+    """Address to which the guardian's events are posted as JSON while a run goes; null: nowhere."""
+
+    @field_validator("webhook")
+    @classmethod
+    def _an_address(cls, address: SecretStr | None) -> SecretStr | None:
+        # The address is a secret: the message must not show it.
+        if address is not None and not re.fullmatch(r"https?://[^\s/]+\S*", address.get_secret_value()):
+            raise ValueError("is no address of the web: write one that begins with https:// or http://")
+        return address
 
 
 class Experiment(_Section):
@@ -305,6 +420,7 @@ class Experiment(_Section):
     """The maps; omitted: those of the default windows that lie inside the q range."""
     composites: tuple[Composite, ...] = Field(default_factory=_composites_of_windows)
     """The composites; omitted: cathode and anode, where their phases have windows."""
+    guardian: Guardian = Guardian()
     publishing: Publishing = Publishing()
 
     @model_validator(mode="after")

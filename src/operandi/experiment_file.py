@@ -61,13 +61,13 @@ def example_yaml() -> str:
 def identity(experiment: Experiment) -> dict[str, Any]:
     """Everything of the experiment that decides numbers, ready for JSON.
 
-    Without publishing, description and paths: of the calibration, mask, dark and flat the content counts, as ``poni_sha256``,
+    Without publishing, guardian, description and paths: of the calibration, mask, dark and flat the content counts, as ``poni_sha256``,
     ``mask_sha256`` and so on where they are given (of ``file.h5::/dataset`` the whole file). Of the potentiostat's log only the
     name counts, because it grows. Raises GeometryError where a file cannot be read.
     """
     files = {"geometry": {"poni", "mask"}, "integration": {"dark", "flat"}}
-    content = experiment.model_dump(mode="json", exclude={"publishing": True, "sample": {"description"}, **files})
-    if experiment.potentiostat is not None:
+    content = experiment.model_dump(mode="json", exclude={"publishing": True, "guardian": True, "sample": {"description"}, **files})
+    if experiment.potentiostat is not None and experiment.potentiostat.file is not None:
         content["potentiostat"]["file"] = experiment.potentiostat.file.name
     for section, names in files.items():
         for name in names:

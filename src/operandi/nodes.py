@@ -16,9 +16,11 @@ import numpy as np
 
 PROCESSED, RAW = "processed", "raw"
 RESULT_SPEC = "OperandoRun"
-STEPS, LEDGER, ECHEM = ("steps",), ("ledger",), ("echem",)
+STEPS, LEDGER, ECHEM, PROVISIONAL, EVENTS = ("steps",), ("ledger",), ("echem",), ("provisional",), ("events",)
 
 NodePath = tuple[str, ...]
+BY_ARRIVAL: tuple[NodePath, ...] = (PROVISIONAL, EVENTS)
+"""Tables that tell of the run as it came, and so differ between a live run and its replay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +95,36 @@ STEP_COLUMNS: Mapping[str, str] = {
     "q_start_mah": "float64",
     "q_end_mah": "float64",
     "q_mah": "float64",
+    "q_mean_mah": "float64",
+    "q_low_mah": "float64",
+    "q_high_mah": "float64",
     "voltage": "float64",
     "current": "float64",
+    "cycle": "int64",
+    "protocol_step": "int64",
     "phase": "str",
     "coverage": "float64",
     "quality": "str",
+}
+PROVISIONAL_COLUMNS: Mapping[str, str] = {
+    "step": "int64",
+    "frame": "int64",
+    "set_first": "int64",
+    "set_last": "int64",
+    "t_start": "float64",
+    "t_end": "float64",
+    "coverage": "float64",
+    "reason": "str",
+}
+EVENT_COLUMNS: Mapping[str, str] = {
+    "told": "float64",
+    "time": "float64",
+    "rule": "str",
+    "severity": "str",
+    "change": "str",
+    "message": "str",
+    "value": "float64",
+    "limit": "float64",
 }
 LEDGER_COLUMNS: Mapping[str, str] = {
     "entry": "int64",

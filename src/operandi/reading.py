@@ -12,7 +12,7 @@ from tiled.client.composite import CompositeClient
 from tiled.client.container import Container
 
 from .errors import NotPublishedError
-from .nodes import NodePath
+from .nodes import BY_ARRIVAL, NodePath
 
 DIGEST_BYTES = 64_000_000
 
@@ -39,6 +39,21 @@ def plain(value: Any) -> Any:
 def read_table(node: Any) -> pd.DataFrame:
     """A table node, in the order of its order column, each row once."""
     return tidy(node.read().compute(), node.metadata.get("order"))
+
+
+def with_provisional(committed: pd.DataFrame, provisional: pd.DataFrame) -> pd.DataFrame:
+    """Rows of ``steps``, then those of ``provisional`` that are not committed; what is not known of these is NaN, -1 or empty."""
+    waiting = provisional[~provisional["step"].isin(committed["step"])]
+    reasons = waiting.rename(columns={"reason": "quality"})
+    columns = {name: np.concatenate([column.to_numpy(), _or_unknown(reasons, name, column)]) for name, column in committed.items()}
+    return pd.DataFrame({**columns, "provisional": np.arange(len(committed) + len(waiting)) >= len(committed)})
+
+
+def _or_unknown(table: pd.DataFrame, name: str, like: pd.Series) -> np.ndarray:
+    if name in table:
+        return table[name].to_numpy()
+    unknown = {"f": np.nan, "i": -1}.get(like.dtype.kind, "")
+    return np.full(len(table), unknown, like.dtype if like.dtype.kind in "fi" else object)
 
 
 def coordinates(node: Any) -> dict[str, xr.Variable]:
@@ -76,8 +91,10 @@ def nearest(positions: np.ndarray, value: float, dim: str) -> int:
 
 
 def digests(node: Any, path: NodePath) -> Iterator[tuple[str, str]]:
-    """Path and SHA-256 of every array and table below ``node``."""
+    """Path and SHA-256 of every array and table below ``node``, but for those that depend on how the run came in."""
     for key, child in sorted(container(node).items()):
+        if (*path, key) in BY_ARRIVAL:
+            continue
         family = child.structure_family
         if family == "container":
             yield from digests(child, (*path, key))

@@ -1,6 +1,6 @@
 """From measurements to nodes: a pure fold of events into products."""
 
-from operandi.pipeline.fold import Event, Gap, Images, LogEnded, LogRows, Refusal, RunEnded, State, begin, step
+from operandi.pipeline.fold import ClockTold, Event, Gap, Images, LogEnded, LogRows, Refusal, RunEnded, State, begin, step
 from operandi.pipeline.sets import Positions
 
-__all__ = ["Event", "Gap", "Images", "LogEnded", "LogRows", "Positions", "Refusal", "RunEnded", "State", "begin", "step"]
+__all__ = ["ClockTold", "Event", "Gap", "Images", "LogEnded", "LogRows", "Positions", "Refusal", "RunEnded", "State", "begin", "step"]

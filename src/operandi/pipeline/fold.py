@@ -13,12 +13,14 @@ import numpy as np
 from operandi.errors import ShapeError
 from operandi.experiment import Experiment
 from operandi.nodes import Closed, Product
-from operandi.pipeline import publication
-from operandi.pipeline.sets import ADMITTED, MeasuredSet, Positions, SetBuffer, close, refuse_off_grid
-from operandi.pipeline.tomograms import Tomogram, find_frame_axis, frame_of
-from operandi.stages import scans
+from operandi.pipeline import publication, travels
+from operandi.pipeline.sets import ADMITTED, MeasuredSet, Positions, SetBuffer, close, refuse_off_grid, without_backlash
+from operandi.pipeline.tomograms import Tomogram, find_backlash, find_frame_axis, frame_of
+from operandi.stages import motion, scans
 from operandi.stages.axis import Axis
+from operandi.stages.backlash import Backlash
 from operandi.stages.charge import Log
+from operandi.stages.clocks import ClockOffset
 from operandi.stages.maps import window_weights
 from operandi.stages.patterns import Integrator
 
@@ -38,6 +40,8 @@ class Refusal:
 
     seq_num: int | None
     reason: str
+    status: str = "refused"
+    """``missing`` for an exposure that never came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,13 @@ class LogRows:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockTold:
+    """How the potentiostat's time became the beamline's, or why it cannot (yet)."""
+
+    clock: ClockOffset
+
+
+@dataclass(frozen=True, slots=True)
 class LogEnded:
     """No more of the log will come: frames that it does not cover are committed without a charge."""
 
@@ -72,7 +83,7 @@ class RunEnded:
     reason: str = ""
 
 
-Event = Images | Refusal | Gap | LogRows | LogEnded | RunEnded
+Event = Images | Refusal | Gap | LogRows | ClockTold | LogEnded | RunEnded
 
 
 @dataclass(slots=True)
@@ -82,17 +93,25 @@ class State:
     experiment: Experiment
     integrator: Integrator
     log: Log
+    clock: ClockOffset | None = None
     log_ended: str | None = None
     ended: RunEnded | None = None
     open_sets: dict[int, SetBuffer] = field(default_factory=dict)
     closed: dict[int, MeasuredSet] = field(default_factory=dict)
-    times: dict[int, np.ndarray] = field(default_factory=dict)
+    exposed: dict[int, publication.Exposed] = field(default_factory=dict)
     waiting: list[Tomogram] = field(default_factory=list)
     unplaced: list[Refusal] = field(default_factory=list)
     monitor_reference: float | None = None
     axis: Axis | None = None
+    backlash: Backlash | None = None
+    """None while it is not known; 0 where none is to be corrected."""
+    track: motion.Track = field(default_factory=motion.Track)
+    last_placed: int = 0
+    """The highest seq_num whose set was told by a key or by the motion."""
     next_set: int = 0
     next_frame: int = 0
+    next_tagged: int = 0
+    next_provisional: int = 0
     echem_sent: int = 0
     scales: dict[str, float] = field(default_factory=dict)
     finished: bool = False
@@ -101,6 +120,8 @@ class State:
 def begin(experiment: Experiment, integrator: Integrator) -> tuple[State, list[Product]]:
     """The state before the first exposure, and the declarations of the result's tree."""
     state = State(experiment, integrator, Log.empty())
+    if experiment.scan.backlash_mm != "auto":
+        state.backlash = Backlash(experiment.scan.backlash_mm, 0.0)
     if experiment.potentiostat is None:
         state.log_ended = "the experiment names no potentiostat"
     return state, list(publication.tree(experiment, integrator.q))
@@ -121,6 +142,8 @@ def step(state: State, event: Event) -> Iterator[Product]:
         case LogRows():
             state.log = event.rows if event.restarted else state.log.append(event.rows)
             state.echem_sent = 0 if event.restarted else state.echem_sent
+        case ClockTold():
+            state.clock = event.clock
         case LogEnded():
             state.log_ended = event.reason
         case RunEnded():
@@ -131,14 +154,14 @@ def step(state: State, event: Event) -> Iterator[Product]:
         state.finished = True
         yield from publication.unplaced_rows(state.experiment.scan, state.unplaced)
         status = "complete" if state.ended.exit_status == "success" else state.ended.exit_status
-        yield Closed({"status": status, "reason": state.ended.reason})
+        yield Closed({"status": status, "reason": state.ended.reason, **publication.clock_metadata(state.clock)})
 
 
 def _take(state: State, event: Images) -> Iterator[Product]:
-    number, index = scans.set_and_index(state.experiment.scan, event.seq_num)
-    for first, stop in _stretches(number):
+    found = _place(state, event)
+    for first, stop in _stretches(found.set):
         here = slice(first, stop)
-        yield from _take_of_one_set(state, int(number[first]), index[here], _part(event, here))
+        yield from _take_of_one_set(state, int(found.set[first]), found.index[here], _part(event, here))
 
 
 def _take_of_one_set(state: State, number: int, index: np.ndarray, event: Images) -> Iterator[Product]:
@@ -147,9 +170,36 @@ def _take_of_one_set(state: State, number: int, index: np.ndarray, event: Images
         return
     yield from _close_until(state, number)
     buffer = _buffer(state, number)
+    if state.experiment.scan.sets_by != "plan":
+        replaced = buffer.claim(index, event.seq_num)
+        state.unplaced += [Refusal(one, f"repeated as exposure {last}, which counts in its place") for one, last in replaced]
     buffer.admit(index, state.integrator(event.images), event.positions)
     yield from publication.line_products(state.experiment.scan, buffer, buffer.take_unsent(settled=True))
     yield from _close_settled(state)
+
+
+def _place(state: State, event: Images) -> motion.Placement:
+    """Where exposures belong, as ``scan.sets_by`` says.
+
+    An exposure that comes again, out of turn, keeps the place that the motion gave it: the track is that of the first time.
+    """
+    scan, at = state.experiment.scan, event.positions
+    if scan.sets_by == "motion" and event.seq_num[0] <= state.last_placed:
+        return _former_places(state, event.seq_num)
+    if scan.sets_by != "plan":
+        state.last_placed = max(state.last_placed, int(event.seq_num[-1]))
+    translation = at.translation if scan.backlash_mm == 0 else travels.within_travel(scan, at.translation)
+    state.track, found = motion.place(scan, state.track, at.rotation, translation, event.seq_num, at.set)
+    return found
+
+
+def _former_places(state: State, seq_num: np.ndarray) -> motion.Placement:
+    number, index = np.full((2, len(seq_num)), -1)
+    for one, buffer in state.open_sets.items():
+        places = np.flatnonzero(np.isin(buffer.seq_num, seq_num))
+        which = np.searchsorted(seq_num, buffer.seq_num[places])
+        number[which], index[which] = one, places
+    return motion.Placement(number, index)
 
 
 def _stretches(number: np.ndarray) -> Iterable[tuple[int, int]]:
@@ -164,7 +214,7 @@ def _part(event: Images, chosen: slice) -> Images:
 
 
 def _refuse(state: State, event: Refusal) -> Iterator[Product]:
-    if event.seq_num is None:
+    if event.seq_num is None or state.experiment.scan.sets_by != "plan":
         state.unplaced.append(event)
         return
     (number,), (index,) = scans.set_and_index(state.experiment.scan, np.array([event.seq_num]))
@@ -176,8 +226,11 @@ def _refuse(state: State, event: Refusal) -> Iterator[Product]:
 
 
 def _note_gap(state: State, event: Gap) -> None:
-    """Remember why exposures are missing; beyond the plan nothing was expected."""
+    """Remember why exposures are missing; beyond the plan nothing was expected. Without the plan nobody knows where they belong."""
     scan = state.experiment.scan
+    if scan.sets_by != "plan":
+        state.unplaced += [Refusal(n, event.reason, "missing") for n in range(event.seq_first, event.seq_last + 1)]
+        return
     last = min(event.seq_last, scan.sets * scans.images_per_set(scan))
     places = scans.set_and_index(scan, np.arange(event.seq_first, last + 1))
     for number, index in zip(*(values.tolist() for values in places), strict=True):
@@ -186,15 +239,21 @@ def _note_gap(state: State, event: Gap) -> None:
 
 
 def _why_unplaced(state: State, number: int) -> str:
+    scan = state.experiment.scan
+    if number < 0 and scan.sets_by == "key":
+        return motion.UNPLACED[number] if number != -1 else f"{scan.keys.set} names none of the sets 0 to {scan.sets - 1}"
+    if number < 0 and scan.sets_by == "motion":
+        return motion.UNPLACED[number]
     if number < 0:
-        return f"beyond the plan: the scan has {state.experiment.scan.sets * scans.images_per_set(state.experiment.scan)} exposures"
+        return f"beyond the plan: the scan has {scan.sets * scans.images_per_set(scan)} exposures"
     return f"repeated after its set {number} was closed"
 
 
 def _buffer(state: State, number: int) -> SetBuffer:
     if number not in state.open_sets:
         scan = state.experiment.scan
-        state.open_sets[number] = SetBuffer.empty(number, scan.rotations_per_set, scan.translations, len(state.integrator.q))
+        planned = scans.planned_seq_num(scan, number) if scan.sets_by == "plan" else None
+        state.open_sets[number] = SetBuffer.empty(number, scan.rotations_per_set, scan.translations, len(state.integrator.q), planned)
     return state.open_sets[number]
 
 
@@ -221,8 +280,9 @@ def _close(state: State, buffer: SetBuffer) -> Iterator[Product]:
         state.monitor_reference = _median_monitor(buffer)
     yield from publication.set_products(scan, buffer)
     weights = window_weights(state.integrator.q, experiment.windows)
-    state.closed[buffer.number] = close(buffer, scan, experiment.corrections, state.monitor_reference or 1.0, weights)
-    state.times[buffer.number] = buffer.positions.time + scan.exposure_s / 2
+    closed = close(buffer, scan, experiment.corrections, state.monitor_reference or 1.0, weights)
+    state.closed[buffer.number] = closed if state.backlash is None else without_backlash(closed, scan, state.backlash.value)
+    state.exposed[buffer.number] = publication.exposed(buffer, scan)
     del state.open_sets[buffer.number]
 
 
@@ -246,25 +306,42 @@ def _make_frames(state: State) -> Iterator[Product]:
 
 
 def _make(state: State, span: scans.Span) -> Iterator[Product]:
+    try:
+        _take_out_backlash(state, span)
+        state.axis = state.axis or find_frame_axis([state.closed[s] for s in span.sets], state.experiment)
+    except ShapeError as error:
+        lacking = "scan.backlash_mm" if state.backlash is None else "reconstruction.axis_mm"
+        reason = f"frame {span.frame} is not reconstructed: {error}; give {lacking}, and replay"
+        state.unplaced.append(Refusal(None, reason))
+        return
     members = [state.closed[s] for s in span.sets]
-    if state.axis is None:
-        try:
-            state.axis = find_frame_axis(members, state.experiment)
-        except ShapeError as error:
-            reason = f"frame {span.frame} is not reconstructed: {error}; give reconstruction.axis_mm, and replay"
-            state.unplaced.append(Refusal(None, reason))
-            return
     tomogram = frame_of(span, members, state.experiment, state.integrator.q, state.axis)
     state.waiting.append(tomogram.without_arrays())
-    yield from publication.frame_products(tomogram, members, state.experiment, state.integrator.q, state.axis, state.scales)
+    yield from publication.frame_products(tomogram, members, state.experiment, state.integrator.q, state.axis, state.scales, state.backlash)
+
+
+def _take_out_backlash(state: State, span: scans.Span) -> None:
+    """Find the backlash in the first window, where it is to be found, and correct every closed set by it."""
+    if state.backlash is None:
+        state.backlash = find_backlash([state.closed[s] for s in span.sets], state.experiment.scan)
+        for number, closed in state.closed.items():
+            state.closed[number] = without_backlash(closed, state.experiment.scan, state.backlash.value)
 
 
 def _commit(state: State) -> Iterator[Product]:
-    """Commit the frames, in order, that the log covers, or all of them once no more of it will come."""
+    """Commit the frames, in order, that the log covers, or all of them once no more of it will come; tell of those that must wait."""
+    scan = state.experiment.scan
     while state.waiting and (state.log_ended or state.log.covers(state.waiting[0].t_end)):
         tomogram = state.waiting.pop(0)
         rows, state.echem_sent = publication.echem_rows(state.log, state.echem_sent, until=tomogram.t_end)
         yield from rows
-        for number in [n for n in state.times if n <= tomogram.span.set_last]:
-            yield publication.charge_block(state.experiment.scan, number, state.log, state.times.pop(number))
-        yield publication.step_row(tomogram, state.log, state.experiment.scan, state.log_ended)
+        for number in [n for n in sorted(state.exposed) if state.next_tagged <= n <= tomogram.span.set_last]:
+            yield from publication.readings_blocks(scan, number, state.log, state.exposed[number])
+        state.next_tagged = tomogram.span.set_last + 1
+        yield publication.step_row(tomogram, [state.exposed[n] for n in tomogram.span.sets], state.log, state.log_ended)
+        for number in [n for n in state.exposed if n < tomogram.span.set_first + scan.window_step]:
+            del state.exposed[number]
+    for tomogram in state.waiting:
+        if tomogram.span.frame >= state.next_provisional:
+            state.next_provisional = tomogram.span.frame + 1
+            yield publication.provisional_row(tomogram, state.log, state.clock)

@@ -1,6 +1,7 @@
 """The tree of a result as products: declarations at the beginning, blocks and rows as sets close and frames complete."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,12 @@ from operandi.experiment import Experiment, Scan
 from operandi.nodes import (
     ECHEM,
     ECHEM_COLUMNS,
+    EVENT_COLUMNS,
+    EVENTS,
     LEDGER,
     LEDGER_COLUMNS,
+    PROVISIONAL,
+    PROVISIONAL_COLUMNS,
     STEP_COLUMNS,
     STEPS,
     Array,
@@ -20,16 +25,22 @@ from operandi.nodes import (
     Rows,
     Table,
 )
-from operandi.pipeline.sets import STATUS, MeasuredSet, SetBuffer
+from operandi.pipeline.sets import ADMITTED, STATUS, MeasuredSet, SetBuffer
 from operandi.pipeline.tomograms import Tomogram, take_lines
 from operandi.stages import charge, scans
 from operandi.stages.axis import Axis
+from operandi.stages.backlash import Backlash
+from operandi.stages.clocks import ClockOffset
 from operandi.stages.maps import composite_arrays
 from operandi.stages.volumes import grid_mm
 
 VOXEL_BLOCK, LINE_BLOCK = 20, 8
 """Voxels along y and x, and projections, that are stored together."""
-PER_IMAGE = {"time": "s", "rotation": "deg", "translation": "mm", "monitor": "counts", "charge": "mAh"}
+READINGS = {"charge": "mAh", "voltage": "V", "current": "mA", "cycle": ""}
+"""What the log says at the middle of each exposure."""
+PER_IMAGE = {"time": "s", "rotation": "deg", "translation": "mm", "monitor": "counts", **READINGS}
+STEP_UNITS = {"t_start": "s", "t_end": "s", "q_start_mah": "mAh", "q_end_mah": "mAh", "q_mah": "mAh", "q_mean_mah": "mAh",
+              "q_low_mah": "mAh", "q_high_mah": "mAh", "voltage": "V", "current": "mA"}  # fmt: skip
 VOXEL_UNITS = "counts/mm"
 LOG_GAP_S = 600.0
 """Between rows of the log further apart than this the charge is unknown; stated, so that live and replay agree."""
@@ -41,8 +52,9 @@ def tree(experiment: Experiment, q: np.ndarray) -> Iterator[Product]:
     images, phases = scans.images_per_set(scan), [w.phase for w in experiment.windows]
     q_coord = {"q": {"values": q.tolist(), "units": "1/angstrom"}}
     plane = {axis: {"values": grid_mm(scans.translations_mm(scan)).tolist(), "units": "mm"} for axis in ("y", "x")}
-    yield Table(STEPS, STEP_COLUMNS, "step", {"units": {"t_start": "s", "t_end": "s", "q_start_mah": "mAh", "q_end_mah": "mAh",
-                                                        "q_mah": "mAh", "voltage": "V", "current": "mA"}})  # fmt: skip
+    yield Table(STEPS, STEP_COLUMNS, "step", {"units": STEP_UNITS})
+    yield Table(PROVISIONAL, PROVISIONAL_COLUMNS, "step", {"units": {"t_start": "s", "t_end": "s"}})
+    yield Table(EVENTS, EVENT_COLUMNS, "told", {"units": {"told": "s", "time": "s"}})
     yield Table(LEDGER, LEDGER_COLUMNS, "entry")
     yield Table(ECHEM, ECHEM_COLUMNS, "time", {"units": {"time": "s", "voltage": "V", "current": "mA", "charge": "mAh"}})
     yield Container(("patterns",))
@@ -93,14 +105,14 @@ def set_products(scan: Scan, buffer: SetBuffer) -> Iterator[Product]:
         "entry": entries,
         "set": np.full(len(entries), buffer.number, np.int64),
         "stream": np.full(len(entries), scan.stream, object),
-        "seq_num": scans.planned_seq_num(scan, buffer.number),
+        "seq_num": buffer.seq_num,
         "status": np.array(STATUS, object)[buffer.status],
         "reason": np.array([buffer.reasons.get(i, "") for i in range(len(entries))], object),
     })  # fmt: skip
 
 
 def unplaced_rows(scan: Scan, refusals: list[Any]) -> list[Product]:
-    """Rows of the ledger for what was refused and belongs to no place of the plan."""
+    """Rows of the ledger for what was refused or is missing and belongs to no place of the plan."""
     if not refusals:
         return []
     planned = scan.sets * scans.images_per_set(scan)
@@ -110,13 +122,19 @@ def unplaced_rows(scan: Scan, refusals: list[Any]) -> list[Product]:
         "set": np.full(n, -1, np.int64),
         "stream": np.full(n, scan.stream, object),
         "seq_num": np.array([r.seq_num or 0 for r in refusals], np.int64),
-        "status": np.full(n, "refused", object),
+        "status": np.array([r.status for r in refusals], object),
         "reason": np.array([r.reason for r in refusals], object),
     })]  # fmt: skip
 
 
 def frame_products(
-    tomogram: Tomogram, members: list[MeasuredSet], experiment: Experiment, q: np.ndarray, axis: Axis, scales: dict[str, float]
+    tomogram: Tomogram,
+    members: list[MeasuredSet],
+    experiment: Experiment,
+    q: np.ndarray,
+    axis: Axis,
+    scales: dict[str, float],
+    backlash: Backlash | None = None,
 ) -> Iterator[Product]:
     """Maps, composites, volume and sinogram of a frame; ``scales`` holds the brightest value of each composite so far."""
     frame, scan = tomogram.span.frame, experiment.scan
@@ -131,9 +149,11 @@ def frame_products(
         "q": {"values": q.tolist(), "units": "1/angstrom"},
     }
     path, shape = ("sinograms", f"{frame:04d}"), (len(tomogram.lines), scan.translations, len(q))
-    axis_metadata = {"axis_mm": axis.position, "axis_uncertainty_mm": axis.uncertainty}
+    found = {"axis_mm": axis.position, "axis_uncertainty_mm": axis.uncertainty}
+    if backlash is not None and scan.backlash_mm != 0:
+        found |= {"backlash_mm": backlash.value, "backlash_uncertainty_mm": backlash.uncertainty}
     chunks = (min(LINE_BLOCK, shape[0]), *shape[1:])
-    yield Array(path, ("rotation", "translation", "q"), shape, chunks, metadata={"units": "counts", "coords": coords, **axis_metadata})
+    yield Array(path, ("rotation", "translation", "q"), shape, chunks, metadata={"units": "counts", "coords": coords, **found})
     sinograms, step = [m.intensity for m in members], 2 * LINE_BLOCK
     for first in range(0, shape[0], step):
         yield Block(path, (first, 0, 0), take_lines(sinograms, tomogram.lines[first : first + step]))
@@ -158,10 +178,28 @@ def composites(maps: np.ndarray, experiment: Experiment, scales: dict[str, float
     return np.stack(pictures)
 
 
-def charge_block(scan: Scan, number: int, log: charge.Log, mid_exposure: np.ndarray) -> Block:
-    """The charge at the middle of each exposure of a set; NaN where the log does not tell."""
-    values = charge.at(log, mid_exposure, gap_s=LOG_GAP_S).charge
-    return Block(("patterns", "charge"), (number * scans.images_per_set(scan),), values)
+@dataclass(frozen=True, slots=True)
+class Exposed:
+    """The exposures of a set by their index: the middle of each, UTC epoch s, and its dose in any unit, 0 where it is not admitted."""
+
+    time: np.ndarray
+    dose: np.ndarray
+
+
+def exposed(buffer: SetBuffer, scan: Scan) -> Exposed:
+    """When the exposures of a closed set were made, and their doses: the monitor where there is one, else all the same."""
+    monitor = buffer.positions.monitor
+    dose = np.maximum(np.nan_to_num(monitor), 0.0) if np.isfinite(monitor).any() else np.ones(len(monitor))
+    return Exposed(buffer.positions.time + scan.exposure_s / 2, np.where(buffer.status == ADMITTED, dose, 0.0))
+
+
+def readings_blocks(scan: Scan, number: int, log: charge.Log, of: Exposed) -> Iterator[Block]:
+    """What the log says at the middle of each exposure of a set; NaN where it does not tell."""
+    readings = charge.at(log, of.time, gap_s=LOG_GAP_S)
+    for name in READINGS:
+        values = getattr(readings, name)
+        values = np.where(values < 0, np.nan, values) if name == "cycle" else values
+        yield Block(("patterns", name), (number * scans.images_per_set(scan),), values)
 
 
 def echem_rows(log: charge.Log, sent: int, *, until: float) -> tuple[list[Product], int]:
@@ -169,23 +207,57 @@ def echem_rows(log: charge.Log, sent: int, *, until: float) -> tuple[list[Produc
     end = min(int(np.searchsorted(log.time, until)) + 1, len(log.time))
     if end <= sent:
         return [], sent
-    return [Rows(ECHEM, {name: getattr(log, name)[sent:end] for name in ECHEM_COLUMNS})], end
+    new = np.diff(log.time[max(sent - 1, 0) : end], prepend=-np.inf if sent == 0 else []) > 0  # of rows at one time the first stands
+    return [Rows(ECHEM, {name: getattr(log, name)[sent:end][new] for name in ECHEM_COLUMNS})], end
 
 
-def step_row(tomogram: Tomogram, log: charge.Log, scan: Scan, log_ended: str | None) -> Rows:
+def step_row(tomogram: Tomogram, exposures: Sequence[Exposed], log: charge.Log, log_ended: str | None) -> Rows:
     """The row that commits a frame: what it is made of, when it was measured, and the state of the cell."""
-    span, t_mid = tomogram.span, (tomogram.t_start + tomogram.t_end) / 2
+    t_mid = (tomogram.t_start + tomogram.t_end) / 2
     start, middle, end = (charge.at(log, np.array([t]), gap_s=LOG_GAP_S) for t in (tomogram.t_start, t_mid, tomogram.t_end))
+    time, dose = (np.concatenate([getattr(one, name) for one in exposures]) for name in ("time", "dose"))
+    tag = charge.tag_of_exposures(charge.at(log, time[dose > 0], gap_s=LOG_GAP_S).charge, dose[dose > 0])
     q_start, q_end = float(start.charge[0]), float(end.charge[0])
     row: Mapping[str, Any] = {
-        "step": span.frame, "frame": span.frame, "set_first": span.set_first, "set_last": span.set_last,
-        "t_start": tomogram.t_start, "t_end": tomogram.t_end,
+        **_made_of(tomogram),
         "q_start_mah": q_start, "q_end_mah": q_end, "q_mah": (q_start + q_end) / 2,
+        "q_mean_mah": tag.mean, "q_low_mah": tag.lowest, "q_high_mah": tag.highest,
         "voltage": float(middle.voltage[0]), "current": float(middle.current[0]),
+        "cycle": int(middle.cycle[0]), "protocol_step": int(middle.step[0]),
         "phase": charge.phase_of_cycle(log, tomogram.t_start, tomogram.t_end),
-        "coverage": tomogram.coverage, "quality": _quality(tomogram, q_start, q_end, log_ended),
+        "quality": _quality(tomogram, q_start, q_end, log_ended),
     }  # fmt: skip
-    return Rows(STEPS, {name: np.array([row[name]], object if kind == "str" else kind) for name, kind in STEP_COLUMNS.items()})
+    return _one_row(STEPS, STEP_COLUMNS, row)
+
+
+def provisional_row(tomogram: Tomogram, log: charge.Log, clock: ClockOffset | None) -> Rows:
+    """The row that tells of a frame whose maps are there, but which cannot be committed yet, and why."""
+    if clock is not None and clock.reason:
+        reason = f"the potentiostat's clock is not known: {clock.reason}"
+    elif not len(log):
+        reason = "the potentiostat log has no row yet"
+    elif log.time[0] > tomogram.t_end:
+        reason = f"the potentiostat log begins {log.time[0] - tomogram.t_end:.0f} s after it"
+    else:
+        reason = f"the potentiostat log ends {tomogram.t_end - log.time[-1]:.0f} s before it does"
+    return _one_row(PROVISIONAL, PROVISIONAL_COLUMNS, {**_made_of(tomogram), "reason": reason})
+
+
+def _made_of(tomogram: Tomogram) -> dict[str, Any]:
+    span = tomogram.span
+    return {
+        "step": span.frame, "frame": span.frame, "set_first": span.set_first, "set_last": span.set_last,
+        "t_start": tomogram.t_start, "t_end": tomogram.t_end, "coverage": tomogram.coverage,
+    }  # fmt: skip
+
+
+def _one_row(path: tuple[str, ...], columns: Mapping[str, str], row: Mapping[str, Any]) -> Rows:
+    return Rows(path, {name: np.array([row[name]], object if kind == "str" else kind) for name, kind in columns.items()})
+
+
+def clock_metadata(clock: ClockOffset | None) -> dict[str, Any]:
+    """How the potentiostat's time became the beamline's, for the result's metadata."""
+    return {} if clock is None else {"clock": asdict(clock)}
 
 
 def _quality(tomogram: Tomogram, q_start: float, q_end: float, log_ended: str | None) -> str:

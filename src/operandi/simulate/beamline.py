@@ -190,16 +190,17 @@ def _checked(cell: Cell, schedule: Schedule) -> Cell:
 
 def _start_log(experiment: Experiment, schedule: Schedule, curve: ChargeCurve, start_s: float) -> PotentiostatLog | None:
     potentiostat = experiment.potentiostat
-    if potentiostat is None:
+    if potentiostat is None or potentiostat.file is None:
         return None
     if potentiostat.file.suffix != ".mpt":
         raise ExperimentError(f"potentiostat.file is {potentiostat.file}, but a rehearsal writes .mpt: give it that ending")
+    offset = potentiostat.clock_offset_s
     return PotentiostatLog(
         potentiostat.file,
         curve,
         first_image_s=start_s,
         timezone=potentiostat.timezone,
-        clock_offset_s=potentiostat.clock_offset_s,
+        clock_offset_s=offset if isinstance(offset, float) else 0.0,
         row_s=min(ROW_S, schedule.set_duration_s / _ROWS_PER_SET),
     )
 
