@@ -9,6 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from operandi.kernels.lanes import COLUMNS, LANES, ROWS, sum_patches
+from operandi.kernels.units import run_units
 
 STRETCHES = 4
 """Parts of an image that may be summed by different threads; fixed, so that sums do not depend on their number."""
@@ -139,10 +140,19 @@ def _bin_group(operator: Operator, images: np.ndarray, limits: Limits) -> tuple[
     totals = np.zeros((*shape, 2 * LANES))
     lost_norm, lost = np.zeros((*shape, LANES)), np.zeros((*shape, LANES), np.int32)
     values = (np.float32(limits.low), np.float32(limits.high), np.float32(limits.dummy), np.float32(limits.delta_dummy))
-    sum_patches(
-        images, operator.n_columns, operator.patches, operator.runs, operator.bins, operator.pixels, operator.shares, operator.used,
-        operator.weight, operator.dark, bool(operator.dark.any()), values, totals, lost_norm, lost,
-    )  # fmt: skip
+    entries = (operator.patches, operator.runs, operator.bins, operator.pixels, operator.shares)
+    fields = (operator.used, operator.weight, operator.dark)
+    has_dark = bool(operator.dark.any())
+    edges = np.linspace(0, len(operator.patches) - 1, STRETCHES + 1).astype(int).tolist()
+
+    def sum_unit(unit: int) -> None:
+        block, part = divmod(unit, STRETCHES)
+        sum_patches(
+            images, block * LANES, operator.n_columns, edges[part], edges[part + 1], entries, fields, has_dark, values,
+            totals[block, part], lost_norm[block, part], lost[block, part],
+        )  # fmt: skip
+
+    run_units(sum_unit, shape[0] * STRETCHES)
     sums = totals.sum(axis=1)
     norm = np.broadcast_to(operator.norm[:, None], (shape[0], shape[2], LANES))
     if lost.any():

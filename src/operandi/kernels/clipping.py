@@ -5,16 +5,21 @@ Pixels are not split: each belongs to one bin.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 from scipy import sparse
 
 from operandi.kernels.binning import Limits, usable_entries
+from operandi.kernels.units import run_units
 
 MODELS = AZIMUTHAL, POISSON, HYBRID = 0, 1, 2
 """Error models: scatter of the pixels in the bin; counting statistics; clipping by the former, errors of the latter."""
+
+PARTS = 4
+"""Parts of an image that different threads may work on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +63,7 @@ def clip_rings(rings: Rings, images: np.ndarray, limits: Limits, *, model: int, 
     In each of at most ``rounds`` rounds the pixels go that lie more than ``threshold`` standard deviations (of a pixel, by the error
     model) from the mean of those left; in large bins Chauvenet's criterion takes the place of a smaller threshold.
     """
-    out = np.empty((len(images), len(rings.bins) - 1, 5))
-    _clip_bins(images, rings.bins, rings.pixels, rings.weight, rings.dark, _as_floats(limits), model, threshold, rounds, out)
-    return Averages(*np.moveaxis(out, 2, 0))
+    return _average(_clip_bins, rings, images, limits, (model, float(threshold), rounds))
 
 
 def find_medians(rings: Rings, images: np.ndarray, limits: Limits) -> Averages:
@@ -68,13 +71,32 @@ def find_medians(rings: Rings, images: np.ndarray, limits: Limits) -> Averages:
 
     Sigma is √(π/2) times the Poisson error of the mean of as many pixels that all have the median intensity: outliers add nothing to it.
     """
+    return _average(_median_bins, rings, images, limits, ())
+
+
+def _average(kernel: Callable[..., None], rings: Rings, images: np.ndarray, limits: Limits, options: tuple) -> Averages:
+    """Run a kernel on every bin of every image, an image in ``PARTS`` parts of as many pixels."""
+    values = (np.float32(limits.low), np.float32(limits.high), np.float32(limits.dummy), np.float32(limits.delta_dummy))
+    edges = np.searchsorted(rings.bins, np.linspace(0, rings.bins[-1], PARTS + 1)).tolist()
+    edges[0], edges[-1] = 0, len(rings.bins) - 1
     out = np.empty((len(images), len(rings.bins) - 1, 5))
-    _median_bins(images, rings.bins, rings.pixels, rings.weight, rings.dark, _as_floats(limits), out)
+
+    def average_part(unit: int) -> None:
+        image, part = divmod(unit, PARTS)
+        bins = slice(edges[part], edges[part + 1])
+        kernel(
+            images[image],
+            rings.bins[bins.start : bins.stop + 1],
+            rings.pixels,
+            rings.weight,
+            rings.dark,
+            values,
+            *options,
+            out[image, bins],
+        )
+
+    run_units(average_part, len(images) * PARTS)
     return Averages(*np.moveaxis(out, 2, 0))
-
-
-def _as_floats(limits: Limits) -> tuple[np.float32, np.float32, np.float32, np.float32]:
-    return np.float32(limits.low), np.float32(limits.high), np.float32(limits.dummy), np.float32(limits.delta_dummy)
 
 
 @njit(cache=True, nogil=True)
@@ -121,16 +143,19 @@ def _keep_near(n, values, norms, variances, mean, reach):
     return kept
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _clip_bins(images, bins, pixels, weight, dark, limits, model, threshold, rounds, out):
-    """Fill ``out`` (image, bin, 5) with value, sigma and norm of what is left, mean and norm of all; NaN and 0 where a bin is empty."""
-    n_images, n_bins = len(images), len(bins) - 1
-    longest = np.diff(bins).max()
-    for unit in prange(n_images * n_bins):
-        image, b = unit // n_bins, unit % n_bins
-        values, norms, variances = np.empty(longest), np.empty(longest), np.empty(longest)
-        n = _gather(images[image], bins[b], bins[b + 1], pixels, weight, dark, limits, values, norms, variances)
-        result = out[image, b]
+@njit(cache=True, nogil=True)
+def _clip_bins(image, bins, pixels, weight, dark, limits, model, threshold, rounds, out):
+    """Fill ``out`` (bin, 5) with value, sigma and norm of what is left, mean and norm of all; NaN and 0 where a bin is empty.
+
+    ``bins`` (bin + 1,) are those of ``out``.
+    """
+    longest = 0
+    for b in range(len(out)):
+        longest = max(longest, bins[b + 1] - bins[b])
+    values, norms, variances = np.empty(longest), np.empty(longest), np.empty(longest)
+    for b in range(len(out)):
+        n = _gather(image, bins[b], bins[b + 1], pixels, weight, dark, limits, values, norms, variances)
+        result = out[b]
         if n == 0:
             result[0], result[1], result[2], result[3], result[4] = np.nan, np.nan, 0.0, np.nan, 0.0
             continue
@@ -203,16 +228,16 @@ def _with_neighbour(pivot, less, top, low, high, at_begin, at_end, values, norms
     return (norm * pivot + norms[other] * values[other]) / (norm + norms[other])
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _median_bins(images, bins, pixels, weight, dark, limits, out):
+@njit(cache=True, nogil=True)
+def _median_bins(image, bins, pixels, weight, dark, limits, out):
     """Fill ``out`` as `_clip_bins` does."""
-    n_images, n_bins = len(images), len(bins) - 1
-    longest = np.diff(bins).max()
-    for unit in prange(n_images * n_bins):
-        image, b = unit // n_bins, unit % n_bins
-        values, norms, variances = np.empty(longest), np.empty(longest), np.empty(longest)
-        n = _gather(images[image], bins[b], bins[b + 1], pixels, weight, dark, limits, values, norms, variances)
-        result = out[image, b]
+    longest = 0
+    for b in range(len(out)):
+        longest = max(longest, bins[b + 1] - bins[b])
+    values, norms, variances = np.empty(longest), np.empty(longest), np.empty(longest)
+    for b in range(len(out)):
+        n = _gather(image, bins[b], bins[b + 1], pixels, weight, dark, limits, values, norms, variances)
+        result = out[b]
         if n == 0:
             result[0], result[1], result[2], result[3], result[4] = np.nan, np.nan, 0.0, np.nan, 0.0
             continue

@@ -1,15 +1,15 @@
 """The inner loops of binning: sixteen images side by side, one in each lane of a vector.
 
 Images are read in patches of ``ROWS`` × ``COLUMNS`` pixels, which are transposed into a tile that stays in the first-level
-cache. In the tile the pixels of one bin are visited one after the other, so that their sums stay in registers. The operator
-is read once for sixteen images, and every multiplication works on sixteen pixels. numba has no vectors, so the
-innermost steps are written as LLVM vectors, which LLVM splits into what the processor has. They live beside their callers
-because numba's cache looks only at the file of the caller.
+cache, while the next patch is fetched: reading memory is what takes longest. In the tile the pixels of one bin are visited one
+after the other, so that their sums stay in registers. The operator is read once for sixteen images, and every multiplication
+works on sixteen pixels. numba has no vectors, so the innermost steps are written as LLVM vectors, which LLVM splits into what
+the processor has. They live beside their callers because numba's cache looks only at the file of the caller.
 """
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -41,6 +41,15 @@ def _spread(builder, scalar, n):
     vector = ir.VectorType(scalar.type, n)
     one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, _I32(0))
     return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), _vector(_I32, 0, n))
+
+
+def _fetch(builder, address, n_bytes):
+    """Ask for the memory ``n_bytes`` behind an address; nothing happens where there is none."""
+    byte = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
+    function = builder.module.declare_intrinsic("llvm.prefetch", (byte,), kind)
+    ahead = builder.gep(builder.bitcast(address, byte), [_I32(n_bytes)])
+    builder.call(function, [ahead, _I32(0), _I32(3), _I32(1)])  # to read, keep in all caches, data
 
 
 def _multiply_add(builder, a, b, c):
@@ -107,6 +116,7 @@ def _load_eight(typing, images, pixel, first, last, low, high, tile, row):
     """Transpose eight pixels of the images first … first + 15, none above last, into eight rows of the tile.
 
     Counts become floats; true where all of them lie in [low, high], which NaN does not. ``low`` of integers is 0.
+    The same place of the next patch is fetched.
     """
 
     def generate(context, builder, signature, arguments):
@@ -125,6 +135,7 @@ def _load_eight(typing, images, pixel, first, last, low, high, tile, row):
                     context, builder, signature.args[0], images, builder.add(builder.mul(image, pixels), pixel), element, _EIGHT
                 )
                 counts = builder.load(place, align=number.bitwidth // 8)
+                _fetch(builder, place, COLUMNS * number.bitwidth // 8)
                 worst = outside.gather(worst, counts)
                 if not isinstance(number, types.Float):
                     counts = (builder.sitofp if number.signed else builder.uitofp)(counts, floats)
@@ -188,24 +199,24 @@ def _add_run_carefully(typing, tile, pixels, shares, dark, begin, end, totals, b
 
 
 @njit(cache=True, nogil=True)
-def _load_band(images, row, n_columns, block, low, high, tiles, inside):
-    """Fill the tiles (patch, place, lane) of a band of ``ROWS`` rows with sixteen images, row by row, as memory is read fastest.
+def _load_patch(images, block, row, column, n_columns, low, high, tile):
+    """Fill the tile (place, lane) with a patch of the images block … block + 15; true where all counts lie in [low, high].
 
-    ``inside`` (patch,) becomes false where a count lies outside [low, high]. Places beyond the image hold anything.
+    Places beyond the image hold anything.
     """
     n_pixels, last = images.shape[1], images.shape[0] - 1
-    inside[:] = True
+    inside = True
     for r in range(min(ROWS, n_pixels // n_columns - row)):
-        for c in range(0, n_columns, _EIGHT):
-            pixel, patch = (row + r) * n_columns + c, c // COLUMNS
-            place = (patch * ROWS + r) * COLUMNS + c % COLUMNS
+        for c in range(0, min(COLUMNS, n_columns - column), _EIGHT):
+            pixel, place = (row + r) * n_columns + column + c, r * COLUMNS + c
             if pixel + _EIGHT <= n_pixels:
-                inside[patch] &= _load_eight(images, pixel, block, last, low, high, tiles, place)  # pyright: ignore[reportCallIssue]
+                inside &= _load_eight(images, pixel, block, last, low, high, tile, place)  # pyright: ignore[reportCallIssue]
             else:
                 for k in range(n_pixels - pixel):
                     for lane in range(LANES):
-                        tiles[patch, r * COLUMNS + c % COLUMNS + k, lane] = np.float32(images[min(block + lane, last), pixel + k])
-                inside[patch] = False
+                        tile[place + k, lane] = np.float32(images[min(block + lane, last), pixel + k])
+                inside = False
+    return inside
 
 
 @njit(cache=True, nogil=True)
@@ -234,47 +245,39 @@ def _note_lost(tile, pixels, shares, weight, begin, end, lost_norm, lost):
                 lost[lane] += 1
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def sum_patches(images, n_columns, patches, runs, bins, pixels, shares, used, weight, dark, has_dark, limits, totals, lost_norm, lost):
-    """Bin images (image, pixel), at most sixteen for each entry of axis 0 of totals.
+@njit(cache=True, nogil=True)
+def sum_patches(images, block, n_columns, first, stop, entries, fields, has_dark, limits, total, lost_norm, lost):
+    """Bin the images block … block + 15 of images (image, pixel), as far as there are so many, in the patches first … stop - 1.
+
+    Not parallel, so that it compiles fast: call it from several threads.
 
     Parameters
     ----------
     n_columns : columns of an image.
-    patches : (patch + 1,) first run of each patch, patches in rows.
-    runs, bins : (run + 1,) first entry of each run, (run,) its bin.
-    pixels, shares : (entry,) uint16 place in the patch, float32 share.
-    used, weight, dark : (patch, place), whether any entry uses the place, and what the pixel's counts are divided and lessened by.
+    entries : patches (patch + 1,), first run of each patch, patches in rows; runs (run + 1,), first entry of each run; bins (run,);
+        pixels (entry,) uint16, place in the patch; shares (entry,) float32.
+    fields : used, weight, dark, each (patch, place): whether any entry uses the place, what the pixel's counts are divided and lessened by.
     has_dark : whether any dark is not 0.
     limits : float32 lowest and highest valid count, dummy (NaN: none) and its tolerance.
-    totals : (block, stretch, bin, 32) added to: signal of sixteen images, then their variance. A stretch is a part of the patches.
-    lost_norm, lost : (block, stretch, bin, 16) added to: norm and number of the pixels that are invalid.
+    total : (bin, 32) float64, added to: signal of sixteen images, then their variance.
+    lost_norm, lost : (bin, 16) added to: norm and number of the pixels that are invalid.
     """
+    patches, runs, bins, pixels, shares = entries
+    used, weight, dark = fields
     low, high, dummy, delta_dummy = limits
     across = (n_columns + COLUMNS - 1) // COLUMNS
-    n_stretches = totals.shape[1]
-    bands = (len(patches) - 1) // across
-    length = (bands + n_stretches - 1) // n_stretches
-    for unit in prange(totals.shape[0] * n_stretches):
-        block, part = unit // n_stretches, unit % n_stretches
-        tiles = np.zeros((across, ROWS * COLUMNS, LANES), np.float32)
-        inside = np.ones(across, np.bool_)
-        total = totals[block, part]
-        for band in range(part * length, min((part + 1) * length, bands)):
-            if patches[band * across] == patches[(band + 1) * across]:
-                continue
-            _load_band(images, band * ROWS, n_columns, block * LANES, low, high, tiles, inside)
-            for patch in range(band * across, (band + 1) * across):
-                if patches[patch] == patches[patch + 1]:
-                    continue
-                tile, plain = tiles[patch - band * across], inside[patch - band * across]
-                if not plain or not np.isnan(dummy):
-                    plain = _mark_invalid(tile, used[patch], low, high, dummy, delta_dummy)
-                if plain and not has_dark:
-                    for run in range(patches[patch], patches[patch + 1]):
-                        _add_run(tile, pixels, shares, dark[patch], runs[run], runs[run + 1], total, bins[run])  # pyright: ignore[reportCallIssue]
-                else:
-                    for run in range(patches[patch], patches[patch + 1]):
-                        begin, end, b = runs[run], runs[run + 1], bins[run]
-                        if not _add_run_carefully(tile, pixels, shares, dark[patch], begin, end, total, b):  # pyright: ignore[reportCallIssue]
-                            _note_lost(tile, pixels, shares, weight[patch], begin, end, lost_norm[block, part, b], lost[block, part, b])
+    tile = np.zeros((ROWS * COLUMNS, LANES), np.float32)
+    for patch in range(first, stop):
+        if patches[patch] == patches[patch + 1]:
+            continue
+        plain = _load_patch(images, block, patch // across * ROWS, patch % across * COLUMNS, n_columns, low, high, tile)
+        if not plain or not np.isnan(dummy):
+            plain = _mark_invalid(tile, used[patch], low, high, dummy, delta_dummy)
+        if plain and not has_dark:
+            for run in range(patches[patch], patches[patch + 1]):
+                _add_run(tile, pixels, shares, dark[patch], runs[run], runs[run + 1], total, bins[run])  # pyright: ignore[reportCallIssue]
+        else:
+            for run in range(patches[patch], patches[patch + 1]):
+                begin, end, b = runs[run], runs[run + 1], bins[run]
+                if not _add_run_carefully(tile, pixels, shares, dark[patch], begin, end, total, b):  # pyright: ignore[reportCallIssue]
+                    _note_lost(tile, pixels, shares, weight[patch], begin, end, lost_norm[b], lost[b])
