@@ -126,6 +126,22 @@ def test_a_q_range_beyond_the_detector_is_an_error(folder: Path):
     assert only_error(check(experiment(folder, ("5.2", "40")))).field == "integration.q_max_inv_angstrom"
 
 
+def test_golden_angles_all_differ_and_need_no_whole_number_of_interlaces():
+    golden = ("  exposure_s", "  order: golden\n  exposure_s")
+    assert plan_of(experiment(".", golden, ("sets: 10", "sets: 10\n  window_sets: 3")), (1, 1)).window_rotations == 150
+    assert plan_of(experiment(".", golden, ("sets: 10", "sets: 10\n  rotation_range_deg: 360")), (1, 1)).window_rotations == 100
+    assert examine_scan(experiment(".", golden, ("sets: 10", "sets: 10\n  window_sets: 3"))) == []
+
+
+def test_golden_angles_must_be_half_as_many_again_as_evenly_spaced_ones():
+    # π/2 · 60 positions are 95 angles: the 100 of two sets are enough evenly spaced, but not in golden order.
+    assert examine_scan(experiment()) == []
+    (found,) = examine_scan(experiment(".", ("  exposure_s", "  order: golden\n  exposure_s")))
+    assert (found.severity, found.field) == ("warning", "scan.rotations_per_set")
+    assert "100 angles" in found.message
+    assert "143 (1.5 · π/2 for each)" in found.message
+
+
 def test_windows_must_lie_inside_the_integrated_range():
     found = examine_windows(experiment(".", ("5.2", "1.85")), None)
     assert fields(found, "error") == ["windows, graphite"]

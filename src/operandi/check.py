@@ -19,6 +19,9 @@ from operandi.sources.potentiostat import read_potentiostat
 from operandi.stages.maps import window_weights
 from operandi.stages.patterns import load_calibration
 
+GOLDEN_EXCESS = 1.5
+"""How many times the evenly spaced angles a golden order takes: its widest gap is up to 1.9 times the mean one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -148,7 +151,12 @@ def examine_scan(experiment: Experiment) -> list[Finding]:
     """Whether the plan of angles and positions gives tomograms."""
     scan, findings = experiment.scan, []
     rotations, wanted = distinct_rotations(experiment), plan_of(experiment, (1, 1)).crowther_rotations
-    if rotations < wanted:
+    golden = scan.order == "golden"
+    if golden and rotations < (wanted := math.ceil(GOLDEN_EXCESS * wanted)):
+        text = f"a frame has {rotations} angles for {scan.translations} positions; in golden order their gaps differ, and {wanted} "
+        text += f"({GOLDEN_EXCESS:g} · π/2 for each) resolve one position at the rim"
+        findings.append(_warning("scan.rotations_per_set", text))
+    elif rotations < wanted:
         text = f"a frame has {rotations} angles for {scan.translations} positions; {wanted} (π/2 for each) resolve one position at the rim"
         findings.append(_warning("scan.rotations_per_set", text))
     if scan.rotation_range_deg < 180:
@@ -158,7 +166,7 @@ def examine_scan(experiment: Experiment) -> list[Finding]:
     elif scan.rotation_range_deg % 180:
         text = f"is {scan.rotation_range_deg:g}, no multiple of 180: some directions are measured more often than others"
         findings.append(_warning("scan.rotation_range_deg", text))
-    if scan.window_sets % scan.interlaces:
+    if scan.window_sets % scan.interlaces and not golden:
         text = f"is {scan.window_sets}, no multiple of interlaces ({scan.interlaces}): the angles of a frame are not evenly spaced"
         findings.append(_warning("scan.window_sets", text))
     if unused := (scan.sets - scan.window_sets) % scan.window_step:

@@ -105,7 +105,7 @@ class Intake:
                 f"the image of seq_num {block.seq_first} has the shape {images.shape[1:]} ({len(images)} for {len(block)} exposures), "
                 f"but the geometry is for {self._shape}: give the poni and mask of this detector, and replay"
             )
-        scalars = {role: self._scalars(block, role, patience_s) for role in ("rotation", "translation", "monitor", "time")}
+        scalars = {role: self._scalars(block, role, patience_s) for role in (*self._admission.keys, "monitor") if role != "image"}
         return Images(np.arange(block.seq_first, block.seq_last + 1), images.reshape(-1, *self._shape), Positions(**scalars))
 
     def _scalars(self, block: documents.Exposures, role: str, patience_s: float) -> np.ndarray:

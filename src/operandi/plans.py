@@ -72,8 +72,10 @@ def plan_of(experiment: Experiment, image_shape: tuple[int, int], *, images_per_
 
 
 def distinct_rotations(experiment: Experiment) -> int:
-    """Angles in a window that differ, counted in the half turn that a tomogram needs."""
+    """Angles in a window that differ, counted in the half turn that a tomogram needs; in golden order none comes twice."""
     scan = experiment.scan
+    if scan.order == "golden":
+        return scan.rotations_per_set * scan.window_sets
     angles = scan.rotations_per_set * min(scan.window_sets, scan.interlaces)
     return round(angles * min(1.0, 180.0 / scan.rotation_range_deg))
 

@@ -111,8 +111,14 @@ def test_a_streamed_run_without_a_time_key_says_what_to_correct():
 
 def test_a_scan_says_stream_and_keys():
     scan = Scan(sets=2, rotations_per_set=2, translations=2, translation_start_mm=0, translation_stop_mm=1, exposure_s=1)
-    assert Admission.of(scan).keys == scan.keys.model_dump()
+    assert Admission.of(scan).keys == scan.keys.model_dump(exclude={"set"})
     assert Admission.of(scan).stream == "primary"
+
+
+def test_the_number_of_the_set_is_read_only_where_it_tells_the_set():
+    scan = {"sets": 2, "rotations_per_set": 2, "translations": 2, "translation_start_mm": 0, "translation_stop_mm": 1, "exposure_s": 1}
+    admissions = [Admission.of(Scan.model_validate(scan | {"keys": {"set": "pass"}, "sets_by": by})) for by in ("key", "motion")]
+    assert [admission.keys.get("set") for admission in admissions] == ["pass", None]
 
 
 def test_several_images_an_exposure_lie_one_after_the_other():

@@ -1,10 +1,12 @@
 """One set of projections as it is measured: a buffer that exposures fill, and the corrected sinogram it becomes."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from operandi.experiment import Corrections, Scan
+from operandi.pipeline import travels
+from operandi.pipeline.travels import Travel
 from operandi.stages import scans
 from operandi.stages.corrections import correct_values
 from operandi.stages.maps import apply_weights
@@ -22,13 +24,14 @@ class Positions:
     """Where and when ``n`` exposures were made; every array is (n,).
 
     Rotation in deg, translation in mm, monitor in its own unit (NaN where there is none), time the start of the
-    exposure in UTC epoch s.
+    exposure in UTC epoch s; ``set`` the number of the set, where a data key tells it.
     """
 
     rotation: np.ndarray
     translation: np.ndarray
     monitor: np.ndarray
     time: np.ndarray
+    set: np.ndarray | None = None
 
 
 @dataclass(slots=True)
@@ -40,24 +43,37 @@ class SetBuffer:
     intensity: np.ndarray
     sigma: np.ndarray
     positions: Positions
+    seq_num: np.ndarray
+    """(exposure,) int64; 0 where that is not known."""
     status: np.ndarray
     unsent: np.ndarray
     """(line,) bool: lines whose patterns are not published as they stand now."""
     reasons: dict[int, str] = field(default_factory=dict)
 
     @classmethod
-    def empty(cls, number: int, lines: int, translations: int, n_q: int) -> "SetBuffer":
-        """A set of ``lines`` · ``translations`` exposures of which none is measured yet."""
+    def empty(cls, number: int, lines: int, translations: int, n_q: int, seq_num: np.ndarray | None = None) -> "SetBuffer":
+        """A set of ``lines`` · ``translations`` exposures of which none is measured yet, with the ``seq_num`` planned, if any are."""
         images = lines * translations
         rotation, translation, monitor, time = np.full((4, images), np.nan)
         intensity, sigma = (np.full((images, n_q), np.nan, np.float32) for _ in range(2))
         positions = Positions(rotation, translation, monitor, time)
-        return cls(number, translations, intensity, sigma, positions, np.zeros(images, np.uint8), np.ones(lines, bool))
+        seq_num = np.zeros(images, np.int64) if seq_num is None else seq_num
+        return cls(number, translations, intensity, sigma, positions, seq_num, np.zeros(images, np.uint8), np.ones(lines, bool))
 
     @property
     def settled(self) -> bool:
         """Whether every exposure was admitted or refused."""
         return bool((self.status != MISSING).all())
+
+    def claim(self, index: np.ndarray, seq_num: np.ndarray) -> list[tuple[int, int]]:
+        """Give places to exposures that no plan gave them: (earlier, later) ``seq_num`` of each that takes another's place."""
+        replaced = []
+        for place, later in zip(index.tolist(), seq_num.tolist(), strict=True):
+            earlier = int(self.seq_num[place])
+            if earlier not in (0, later):
+                replaced.append((earlier, later))
+            self.seq_num[place] = later
+        return replaced
 
     def admit(self, index: np.ndarray, patterns: Patterns, positions: Positions) -> None:
         """Put patterns (n, q) at ``index`` (n,); what was there before is overwritten."""
@@ -89,18 +105,20 @@ class SetBuffer:
 class MeasuredSet:
     """A closed set: sinogram (rotation, translation, q) corrected, and when it was measured.
 
-    ``variance`` (rotation, translation, phase) is that of the windows' sums, all that the maps' sigma needs. ``rotation_deg`` is
+    ``sums`` (rotation, translation, phase) are those over the windows, which the maps need, and ``variance`` is theirs. ``rotation_deg`` is
     (rotation,); ``coverage`` (rotation, translation) counts patterns, 0 is not measured and NaN in the sinogram; ``t_start`` and
-    ``t_end`` bound the exposures, UTC epoch s.
+    ``t_end`` bound the exposures, UTC epoch s. ``travel`` tells of backlash what the lines themselves do; None where none is corrected.
     """
 
     number: int
     rotation_deg: np.ndarray
     intensity: np.ndarray
+    sums: np.ndarray
     variance: np.ndarray
     coverage: np.ndarray
     t_start: float
     t_end: float
+    travel: Travel | None = None
 
     @property
     def measured(self) -> int:
@@ -110,11 +128,18 @@ class MeasuredSet:
 
 def refuse_off_grid(buffer: SetBuffer, scan: Scan) -> None:
     """Refuse admitted exposures whose translation is on no planned position."""
-    off = (scans.column(scan, buffer.positions.translation) < 0) & (buffer.status == ADMITTED)
+    off = (_columns(buffer, scan) < 0) & (buffer.status == ADMITTED)
     low, *_, high = scans.translations_mm(scan)
     for i in np.flatnonzero(off):
         where = buffer.positions.translation[i]
         buffer.refuse(int(i), f"translation {where:.4g} mm lies outside the planned {low:.4g} to {high:.4g} mm")
+
+
+def _columns(buffer: SetBuffer, scan: Scan) -> np.ndarray:
+    """(exposure,) the column of each; -1 for none."""
+    if scan.backlash_mm == 0:
+        return scans.column(scan, buffer.positions.translation)
+    return travels.travel_columns(buffer.positions.translation, buffer.status == ADMITTED, scan)[0]
 
 
 def close(buffer: SetBuffer, scan: Scan, corrections: Corrections, monitor_reference: float, weights: np.ndarray) -> MeasuredSet:
@@ -142,18 +167,35 @@ def close(buffer: SetBuffer, scan: Scan, corrections: Corrections, monitor_refer
         number=buffer.number,
         rotation_deg=_line_rotations(buffer, scan, admitted),
         intensity=intensity,
+        sums=np.moveaxis(apply_weights(intensity, weights), 0, -1),
         variance=np.moveaxis(apply_weights(variance, weights**2), 0, -1),
         coverage=np.where(_any_finite(intensity), coverage, 0),
         t_start=float(times.min()) if len(times) else np.nan,
         t_end=float(times.max()) + scan.exposure_s if len(times) else np.nan,
+        travel=None if scan.backlash_mm == 0 else travels.travel_of(buffer.positions.translation, buffer.positions.time, admitted, scan),
     )
+
+
+def without_backlash(measured: MeasuredSet, scan: Scan, backlash_mm: float) -> MeasuredSet:
+    """The set with its lines on the planned positions, in the same memory; cells that no exposure came near are not measured."""
+    if measured.travel is None:
+        return measured
+    intensity, sums, variance, coverage = measured.intensity, measured.sums, measured.variance, measured.coverage.copy()
+    for line, off in enumerate(travels.true_offsets(measured.travel, scan, backlash_mm)):
+        if off and coverage[line].any():
+            intensity[line] = travels.moved(intensity[line], off)
+            sums[line] = travels.moved(sums[line], off)
+            variance[line] = travels.moved_variance(variance[line], off)
+            covered = travels.moved(coverage[line].astype(np.float32)[:, None], np.rint(off))[:, 0]
+            coverage[line] = np.nan_to_num(covered)
+    return replace(measured, coverage=coverage, travel=None)
 
 
 def _into_columns(buffer: SetBuffer, scan: Scan) -> tuple[np.ndarray, np.ndarray]:
     """Bring the patterns of each line into the order of the translations, in place; coverage and monitor (rotation, translation)."""
     coverage = np.zeros((scan.rotations_per_set, scan.translations), np.int32)
     monitor = np.full(coverage.shape, np.nan, np.float32)
-    column = scans.column(scan, buffer.positions.translation)
+    column = _columns(buffer, scan)
     for line in range(scan.rotations_per_set):
         here = slice(line * scan.translations, (line + 1) * scan.translations)
         admitted = np.flatnonzero(buffer.status[here] == ADMITTED)

@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from operandi.experiment import Experiment
+from operandi.experiment import Experiment, Scan
+from operandi.pipeline import travels
 from operandi.pipeline.sets import MeasuredSet
 from operandi.stages import scans
 from operandi.stages.axis import Axis, locate_axis
+from operandi.stages.backlash import Backlash, estimate_backlash
 from operandi.stages.maps import apply_weights, window_weights
 from operandi.stages.volumes import partial_variance, partial_volume
 
@@ -45,21 +47,40 @@ class Tomogram:
 
 
 def find_frame_axis(members: list[MeasuredSet], experiment: Experiment) -> Axis:
-    """The rotation axis in mm: the experiment's own, or the one that the sets of the first frame show.
-
-    From the sum over the channels that every measured cell has.
-    """
+    """The rotation axis in mm: the experiment's own, or the one that the sets of the first frame show."""
     given = experiment.reconstruction.axis_mm
     if given is not None:
         return Axis(position=given, uncertainty=0.0)
+    rotation = np.concatenate([member.rotation_deg for member in members])
+    return locate_axis(np.concatenate(channel_sums(members)), rotation, scans.translations_mm(experiment.scan))
+
+
+def find_backlash(members: list[MeasuredSet], scan: Scan) -> Backlash:
+    """The backlash that the sets of the first frame show, with its uncertainty, mm (`estimate_backlash`).
+
+    Raises
+    ------
+    ShapeError
+        If fewer than 3 usable lines run in either direction.
+    """
+    ways, sums = [], channel_sums(members)
+    for member, total in zip(members, sums, strict=True):
+        assert member.travel is not None
+        ways.append(np.where(member.travel.backwards, -1, 1))
+        for line, off in enumerate(member.travel.off_grid):
+            total[line] = travels.moved(total[line][:, None], off)[:, 0]
+    rotation = np.concatenate([member.rotation_deg for member in members])
+    return estimate_backlash(np.concatenate(sums), rotation, scans.translations_mm(scan), np.concatenate(ways))
+
+
+def channel_sums(members: list[MeasuredSet]) -> list[np.ndarray]:
+    """For each set the sum (rotation, translation) over the channels that every measured cell has; NaN where nothing was measured."""
     common = np.ones(members[0].intensity.shape[-1], bool)
     for member in members:
         for line, covered in zip(member.intensity, member.coverage, strict=True):
             common &= np.isfinite(line[covered > 0]).all(axis=0)
     sums = [np.stack([np.sum(line, axis=-1, where=common) for line in member.intensity]) for member in members]
-    sums = [np.where(member.coverage > 0, total, np.nan) for member, total in zip(members, sums, strict=True)]
-    rotation = np.concatenate([member.rotation_deg for member in members])
-    return locate_axis(np.concatenate(sums), rotation, scans.translations_mm(experiment.scan))
+    return [np.where(member.coverage > 0, total, np.nan) for member, total in zip(members, sums, strict=True)]
 
 
 def frame_of(span: scans.Span, members: list[MeasuredSet], experiment: Experiment, q: np.ndarray, axis: Axis) -> Tomogram:

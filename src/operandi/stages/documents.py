@@ -12,6 +12,7 @@ from operandi.stages.columns import Column, grown, stretches
 from operandi.stages.fields import Unfit, datum_rows, event_rows, in_files, is_whole, number, said, same, span, streamed, text
 from operandi.stages.outcomes import Exposures, Missing, Outcome, Refused, RunStarted, RunStopped
 from operandi.stages.references import Reference, datum_index, locate
+from operandi.stages.routes import set_key
 
 MOST = 1 << 24
 """Highest seq_num that is believed."""
@@ -65,7 +66,7 @@ class Admission:
     def of(cls, scan: Scan) -> "Admission":
         """The admission that an experiment's scan asks for."""
         keys = scan.keys
-        optional = {} if keys.monitor is None else {"monitor": keys.monitor}
+        optional = {role: key for role, key in (("monitor", keys.monitor), ("set", set_key(scan))) if key is not None}
         return cls(
             scan.stream, {"image": keys.image, "rotation": keys.rotation, "translation": keys.translation, "time": keys.time, **optional}
         )

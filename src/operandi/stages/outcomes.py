@@ -20,7 +20,7 @@ class RunStarted:
 class Exposures:
     """The exposures ``seq_first`` … ``seq_last`` (both included), complete.
 
-    Keys are roles: image, rotation, translation, monitor, time. ``values`` has a float64 array (exposure,) for
+    Keys are roles: image, rotation, translation, monitor, time, set. ``values`` has a float64 array (exposure,) for
     each role that came with the events, in the units of the data key; ``references`` says, for each role that
     lies in files, where, in the order of the exposures.
     """

@@ -61,5 +61,10 @@ def why_not_ours(scan: Scan, documents: Iterable[tuple[str, Mapping[str, Any]]])
     )
 
 
+def set_key(scan: Scan) -> str | None:
+    """The data key that tells the set of each exposure; None where none is needed, whether or not it is named."""
+    return scan.keys.set if scan.sets_by == "key" else None
+
+
 def _wanted(scan: Scan) -> list[str]:
-    return [key for key in scan.keys.model_dump().values() if key is not None]
+    return [key for key in (scan.keys.model_dump() | {"set": set_key(scan)}).values() if key is not None]
