@@ -13,9 +13,11 @@ import numpy as np
 from operandi.errors import ShapeError
 from operandi.experiment import Experiment
 from operandi.nodes import Closed, Product
-from operandi.pipeline import publication, travels
+from operandi.pipeline import completion, publication, travels
+from operandi.pipeline.completion import Completion
+from operandi.pipeline.phases import View
 from operandi.pipeline.sets import ADMITTED, MeasuredSet, Positions, SetBuffer, close, refuse_off_grid, without_backlash
-from operandi.pipeline.tomograms import Tomogram, find_backlash, find_frame_axis, frame_of
+from operandi.pipeline.tomograms import Tomogram, find_backlash, find_frame_axis, frame_of, volume_of
 from operandi.stages import motion, scans
 from operandi.stages.axis import Axis
 from operandi.stages.backlash import Backlash
@@ -100,9 +102,11 @@ class State:
     closed: dict[int, MeasuredSet] = field(default_factory=dict)
     exposed: dict[int, publication.Exposed] = field(default_factory=dict)
     waiting: list[Tomogram] = field(default_factory=list)
+    completion: Completion = field(default_factory=Completion)
     unplaced: list[Refusal] = field(default_factory=list)
     monitor_reference: float | None = None
     axis: Axis | None = None
+    room: np.ndarray | None = None
     backlash: Backlash | None = None
     """None while it is not known; 0 where none is to be corrected."""
     track: motion.Track = field(default_factory=motion.Track)
@@ -111,7 +115,6 @@ class State:
     next_set: int = 0
     next_frame: int = 0
     next_tagged: int = 0
-    next_provisional: int = 0
     echem_sent: int = 0
     scales: dict[str, float] = field(default_factory=dict)
     finished: bool = False
@@ -150,7 +153,8 @@ def step(state: State, event: Event) -> Iterator[Product]:
             state.ended = event
             yield from _close_until(state, state.experiment.scan.sets)
     yield from _commit(state)
-    if state.ended and not state.waiting and not state.finished:
+    yield from _complete(state)
+    if state.ended and not state.waiting and not state.completion.waiting and not state.finished:
         state.finished = True
         yield from publication.unplaced_rows(state.experiment.scan, state.unplaced)
         status = "complete" if state.ended.exit_status == "success" else state.ended.exit_status
@@ -261,6 +265,7 @@ def _close_until(state: State, number: int) -> Iterator[Product]:
     """Close every set before ``number``, and make the frames that this completes."""
     while state.next_set < number:
         yield from _close(state, _buffer(state, state.next_set))
+        yield from _project(state)
         state.next_set += 1
         yield from _make_frames(state)
 
@@ -314,10 +319,27 @@ def _make(state: State, span: scans.Span) -> Iterator[Product]:
         reason = f"frame {span.frame} is not reconstructed: {error}; give {lacking}, and replay"
         state.unplaced.append(Refusal(None, reason))
         return
+    yield from _project(state)
     members = [state.closed[s] for s in span.sets]
-    tomogram = frame_of(span, members, state.experiment, state.integrator.q, state.axis)
-    state.waiting.append(tomogram.without_arrays())
-    yield from publication.frame_products(tomogram, members, state.experiment, state.integrator.q, state.axis, state.scales, state.backlash)
+    tomogram = frame_of(span, members, state.experiment, state.axis)
+    yield from publication.map_products(tomogram, state.experiment, state.scales)
+    tomogram = tomogram.without_arrays()
+    yield publication.provisional_row(tomogram, state.log, state.clock, covered=_covered(state, tomogram))
+    yield publication.volume_block(tomogram, volume_of(tomogram, members, state.experiment, state.axis, _room(state)))
+    yield from publication.sinogram_products(tomogram, members, state.experiment.scan, state.integrator.q, state.axis, state.backlash)
+    state.waiting.append(tomogram)
+
+
+def _room(state: State) -> np.ndarray:
+    """Memory for the volume of a frame, the same for each: fresh memory costs as much time as half of the reconstruction."""
+    n = state.experiment.scan.translations
+    if state.room is None:
+        state.room = np.empty((n, n, len(state.integrator.q)), np.float32)
+    return state.room
+
+
+def _covered(state: State, tomogram: Tomogram) -> bool:
+    return state.log_ended is not None or state.log.covers(tomogram.t_end)
 
 
 def _take_out_backlash(state: State, span: scans.Span) -> None:
@@ -328,20 +350,51 @@ def _take_out_backlash(state: State, span: scans.Span) -> None:
             state.closed[number] = without_backlash(closed, state.experiment.scan, state.backlash.value)
 
 
+def _project(state: State) -> Iterator[Product]:
+    """The closed sets as the maps see them, once they lie on their true positions."""
+    if state.backlash is None:
+        return
+    scan, weights = state.experiment.scan, window_weights(state.integrator.q, state.experiment.windows)
+    for number, closed in state.closed.items():
+        if closed.measured and number not in state.completion.sets:
+            one = completion.phase_set(closed, state.exposed[number].time, scan, weights)
+            state.completion.sets[number] = one
+            yield from completion.projection_blocks(one, scan)
+
+
 def _commit(state: State) -> Iterator[Product]:
-    """Commit the frames, in order, that the log covers, or all of them once no more of it will come; tell of those that must wait."""
+    """Commit the frames, in order, that the log covers, or all of them once no more of it will come."""
     scan = state.experiment.scan
-    while state.waiting and (state.log_ended or state.log.covers(state.waiting[0].t_end)):
+    while state.waiting and _covered(state, state.waiting[0]):
         tomogram = state.waiting.pop(0)
         rows, state.echem_sent = publication.echem_rows(state.log, state.echem_sent, until=tomogram.t_end)
         yield from rows
         for number in [n for n in sorted(state.exposed) if state.next_tagged <= n <= tomogram.span.set_last]:
             yield from publication.readings_blocks(scan, number, state.log, state.exposed[number])
         state.next_tagged = tomogram.span.set_last + 1
+        final = _is_final(state, tomogram)
+        yield from completion.commit(state.completion, tomogram, state.experiment, _view(state), state.log, final=final)
         yield publication.step_row(tomogram, [state.exposed[n] for n in tomogram.span.sets], state.log, state.log_ended)
         for number in [n for n in state.exposed if n < tomogram.span.set_first + scan.window_step]:
             del state.exposed[number]
-    for tomogram in state.waiting:
-        if tomogram.span.frame >= state.next_provisional:
-            state.next_provisional = tomogram.span.frame + 1
-            yield publication.provisional_row(tomogram, state.log, state.clock)
+
+
+def _complete(state: State) -> Iterator[Product]:
+    """Finish the committed frames, in order, whose sets are all there."""
+    coming = state.completion
+    while coming.waiting and _is_final(state, coming.waiting[0]):
+        yield from completion.finish(coming, coming.waiting.pop(0), state.experiment, _view(state), state.log)
+    scan = state.experiment.scan
+    firsts = [tomogram.span.set_first for tomogram in state.waiting] + [state.next_frame * scan.window_step]
+    completion.forget(coming, scan, min(firsts))
+
+
+def _is_final(state: State, tomogram: Tomogram) -> bool:
+    return completion.is_final(
+        state.completion, state.experiment, tomogram.span, state.next_set, state.log, log_ended=state.log_ended is not None
+    )
+
+
+def _view(state: State) -> View:
+    assert state.axis is not None
+    return View(scans.translations_mm(state.experiment.scan), state.axis.position, state.experiment.reconstruction.filter)

@@ -25,6 +25,8 @@ from operandi.nodes import (
     Rows,
     Table,
 )
+from operandi.pipeline import completion
+from operandi.pipeline.phases import LOG_GAP_S
 from operandi.pipeline.sets import ADMITTED, STATUS, MeasuredSet, SetBuffer
 from operandi.pipeline.tomograms import Tomogram, take_lines
 from operandi.stages import charge, scans
@@ -42,8 +44,6 @@ PER_IMAGE = {"time": "s", "rotation": "deg", "translation": "mm", "monitor": "co
 STEP_UNITS = {"t_start": "s", "t_end": "s", "q_start_mah": "mAh", "q_end_mah": "mAh", "q_mah": "mAh", "q_mean_mah": "mAh",
               "q_low_mah": "mAh", "q_high_mah": "mAh", "voltage": "V", "current": "mA"}  # fmt: skip
 VOXEL_UNITS = "counts/mm"
-LOG_GAP_S = 600.0
-"""Between rows of the log further apart than this the charge is unknown; stated, so that live and replay agree."""
 
 
 def tree(experiment: Experiment, q: np.ndarray) -> Iterator[Product]:
@@ -80,6 +80,7 @@ def tree(experiment: Experiment, q: np.ndarray) -> Iterator[Product]:
         shape = (len(names), n, n, 3)
         yield Array(("composites", "rgb"), ("frame", "composite", "y", "x", "rgb"), (0, *shape), (1, *shape), "uint8", 0,
                     metadata={"coords": coords})  # fmt: skip
+    yield from completion.tree(experiment)
 
 
 def line_products(scan: Scan, buffer: SetBuffer, lines: list[int]) -> Iterator[Product]:
@@ -127,28 +128,30 @@ def unplaced_rows(scan: Scan, refusals: list[Any]) -> list[Product]:
     })]  # fmt: skip
 
 
-def frame_products(
-    tomogram: Tomogram,
-    members: list[MeasuredSet],
-    experiment: Experiment,
-    q: np.ndarray,
-    axis: Axis,
-    scales: dict[str, float],
-    backlash: Backlash | None = None,
-) -> Iterator[Product]:
-    """Maps, composites, volume and sinogram of a frame; ``scales`` holds the brightest value of each composite so far."""
-    frame, scan = tomogram.span.frame, experiment.scan
+def map_products(tomogram: Tomogram, experiment: Experiment, scales: dict[str, float]) -> Iterator[Product]:
+    """Maps and composites of a frame; ``scales`` holds the brightest value of each composite so far."""
+    frame = tomogram.span.frame
     yield Block(("maps", "intensity"), (frame, 0, 0, 0), tomogram.maps[None])
     yield Block(("maps", "sigma"), (frame, 0, 0, 0), tomogram.sigma[None])
     if experiment.composites:
         yield Block(("composites", "rgb"), (frame, 0, 0, 0, 0), composites(tomogram.maps, experiment, scales)[None])
-    yield Block(("volumes", "intensity"), (frame, 0, 0, 0), tomogram.volume[None])
+
+
+def volume_block(tomogram: Tomogram, volume: np.ndarray) -> Block:
+    """The volume (y, x, q) of a frame."""
+    return Block(("volumes", "intensity"), (tomogram.span.frame, 0, 0, 0), volume[None])
+
+
+def sinogram_products(
+    tomogram: Tomogram, members: list[MeasuredSet], scan: Scan, q: np.ndarray, axis: Axis, backlash: Backlash | None = None
+) -> Iterator[Product]:
+    """The sinogram of a frame, a few lines at a time."""
     coords = {
         "rotation": {"values": tomogram.rotation_deg.tolist(), "units": "deg"},
         "translation": {"values": scans.translations_mm(scan).tolist(), "units": "mm"},
         "q": {"values": q.tolist(), "units": "1/angstrom"},
     }
-    path, shape = ("sinograms", f"{frame:04d}"), (len(tomogram.lines), scan.translations, len(q))
+    path, shape = ("sinograms", f"{tomogram.span.frame:04d}"), (len(tomogram.lines), scan.translations, len(q))
     found = {"axis_mm": axis.position, "axis_uncertainty_mm": axis.uncertainty}
     if backlash is not None and scan.backlash_mm != 0:
         found |= {"backlash_mm": backlash.value, "backlash_uncertainty_mm": backlash.uncertainty}
@@ -230,9 +233,14 @@ def step_row(tomogram: Tomogram, exposures: Sequence[Exposed], log: charge.Log, 
     return _one_row(STEPS, STEP_COLUMNS, row)
 
 
-def provisional_row(tomogram: Tomogram, log: charge.Log, clock: ClockOffset | None) -> Rows:
-    """The row that tells of a frame whose maps are there, but which cannot be committed yet, and why."""
-    if clock is not None and clock.reason:
+def provisional_row(tomogram: Tomogram, log: charge.Log, clock: ClockOffset | None, *, covered: bool) -> Rows:
+    """The row that tells of a frame whose maps are there, but which cannot be committed yet, and why.
+
+    ``covered``: nothing more is expected of the log.
+    """
+    if covered:
+        reason = "its volume is being made"
+    elif clock is not None and clock.reason:
         reason = f"the potentiostat's clock is not known: {clock.reason}"
     elif not len(log):
         reason = "the potentiostat log has no row yet"

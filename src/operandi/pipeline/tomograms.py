@@ -1,8 +1,10 @@
-"""Frames: the volume of a window of sets, and the maps of it.
+"""Frames: the maps of a window of sets, and the volume of it.
 
 A frame is the filtered back projection of all projections of its window in the order of their angles, each weighted by half the gap to
-its neighbours, whichever set they are of. It is computed from the sets' sinograms a slab of channels at a time: nothing of the size of
-a volume is held but the frame itself, and no sum depends on the order in which anything came.
+its neighbours, whichever set they are of. Being linear, it may come before or after the sum over the channels of a phase: maps are the
+back projections of summed sinograms, a few channels that are there long before the volume. That is computed from the sets' sinograms a
+slab of channels at a time: nothing of the size of a volume is held but the frame itself, and no sum depends on the order in which
+anything came.
 """
 
 from dataclasses import dataclass, replace
@@ -15,7 +17,6 @@ from operandi.pipeline.sets import MeasuredSet
 from operandi.stages import scans
 from operandi.stages.axis import Axis, locate_axis
 from operandi.stages.backlash import Backlash, estimate_backlash
-from operandi.stages.maps import apply_weights, window_weights
 from operandi.stages.volumes import partial_variance, partial_volume
 
 CHANNELS = 128
@@ -25,7 +26,7 @@ _NOTHING = np.empty(0, np.float32)
 
 @dataclass(frozen=True, slots=True)
 class Tomogram:
-    """One frame: volume (y, x, q), maps (phase, y, x) and their sigma; ``lines`` says where its projections lie.
+    """One frame: maps (phase, y, x) and their sigma; ``lines`` says where its projections lie.
 
     ``rotation_deg`` (rotation,) is in increasing order, and ``lines`` (rotation, 2) the set of each, counted within the window, and its
     line in there.
@@ -37,13 +38,12 @@ class Tomogram:
     coverage: float
     rotation_deg: np.ndarray
     lines: np.ndarray
-    volume: np.ndarray
     maps: np.ndarray
     sigma: np.ndarray
 
     def without_arrays(self) -> "Tomogram":
         """The same frame, free of its arrays, for as long as it waits for the log."""
-        return replace(self, volume=_NOTHING, maps=_NOTHING, sigma=_NOTHING)
+        return replace(self, maps=_NOTHING, sigma=_NOTHING)
 
 
 def find_frame_axis(members: list[MeasuredSet], experiment: Experiment) -> Axis:
@@ -83,15 +83,11 @@ def channel_sums(members: list[MeasuredSet]) -> list[np.ndarray]:
     return [np.where(member.coverage > 0, total, np.nan) for member, total in zip(members, sums, strict=True)]
 
 
-def frame_of(span: scans.Span, members: list[MeasuredSet], experiment: Experiment, q: np.ndarray, axis: Axis) -> Tomogram:
-    """The frame of a window."""
+def frame_of(span: scans.Span, members: list[MeasuredSet], experiment: Experiment, axis: Axis) -> Tomogram:
+    """The frame of a window: its maps, which cost next to nothing; `volume_of` makes the volume."""
     rotation, lines = in_order_of_angle(members)
-    at = (rotation, scans.translations_mm(experiment.scan), axis.position, experiment.reconstruction.filter)
-    n, weights = experiment.scan.translations, window_weights(q, experiment.windows)
-    volume = np.empty((n, n, len(q)), np.float32)
-    for first in range(0, len(q), CHANNELS):
-        part = slice(first, first + CHANNELS)
-        volume[..., part] = partial_volume(take_lines([m.intensity[..., part] for m in members], lines), *at)
+    at = _place(rotation, experiment, axis)
+    maps = partial_volume(take_lines([m.sums for m in members], lines), *at)
     variance = partial_variance(take_lines([m.variance for m in members], lines), *at)
     coverage = np.concatenate([m.coverage for m in members])
     return Tomogram(
@@ -101,10 +97,22 @@ def frame_of(span: scans.Span, members: list[MeasuredSet], experiment: Experimen
         coverage=float(np.count_nonzero(coverage) / coverage.size),
         rotation_deg=rotation,
         lines=lines,
-        volume=volume,
-        maps=apply_weights(volume, weights),
+        maps=np.moveaxis(maps, -1, 0),
         sigma=np.moveaxis(np.sqrt(variance), -1, 0),
     )
+
+
+def volume_of(tomogram: Tomogram, members: list[MeasuredSet], experiment: Experiment, axis: Axis, room: np.ndarray) -> np.ndarray:
+    """The volume (y, x, q) of a frame, in ``room``, which it fills."""
+    at = _place(tomogram.rotation_deg, experiment, axis)
+    for first in range(0, room.shape[-1], CHANNELS):
+        part = slice(first, first + CHANNELS)
+        room[..., part] = partial_volume(take_lines([m.intensity[..., part] for m in members], tomogram.lines), *at)
+    return room
+
+
+def _place(rotation_deg: np.ndarray, experiment: Experiment, axis: Axis) -> tuple[np.ndarray, np.ndarray, float, str]:
+    return rotation_deg, scans.translations_mm(experiment.scan), axis.position, experiment.reconstruction.filter
 
 
 def in_order_of_angle(members: list[MeasuredSet]) -> tuple[np.ndarray, np.ndarray]:
