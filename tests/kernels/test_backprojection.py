@@ -3,12 +3,12 @@ import numpy as np
 import pytest
 
 from operandi.kernels import backprojection as kernel
-from operandi.stages.filters import filter_taps, tap_list
+from operandi.stages.filters import filter_taps, tap_lists
 
 N_ANGLES, N_SAMPLES, CENTRE = 12, 21, 9.3
 ANGLE = np.arange(N_ANGLES) * np.pi / N_ANGLES
 COSINES, SINES = np.cos(ANGLE), np.sin(ANGLE)
-NO_SLAB = np.empty((0, 1, 1), np.float32)
+BEAMS = kernel.beams(COSINES, SINES, CENTRE, N_SAMPLES, N_SAMPLES)
 
 
 def slab_of(rng: np.random.Generator, n_angles: int = N_ANGLES, width: int = kernel.CHANNELS) -> np.ndarray:
@@ -17,19 +17,35 @@ def slab_of(rng: np.random.Generator, n_angles: int = N_ANGLES, width: int = ker
     return slab
 
 
-def backprojected(slab: np.ndarray, cross: np.ndarray = NO_SLAB) -> np.ndarray:
+def backprojected(*slabs: np.ndarray) -> np.ndarray:
     volume = np.empty((N_SAMPLES, N_SAMPLES, kernel.CHANNELS), np.float32)
-    kernel.backproject_slab(slab, cross, 0, COSINES, SINES, CENTRE, volume, False)
+    kernel.backproject_slab(np.stack(slabs), 0, *BEAMS, volume, False)
     return volume
+
+
+def beyond(distance: np.ndarray, cosine: float, sine: float) -> np.ndarray:
+    """How much of a unit square lies farther than a distance from its middle, as the mean over 400 of its lines."""
+    long, short = max(abs(cosine), abs(sine)), min(abs(cosine), abs(sine))
+    line = (np.arange(400) + 0.5) / 400 - 0.5
+    return np.clip(0.5 - (distance[..., None] - line * short) / long, 0, 1).mean(axis=-1)
+
+
+def places(cosine: float, sine: float) -> tuple[np.ndarray, np.ndarray]:
+    """The lower of the two rows of a slab between which each pixel falls, and the share of the upper one."""
+    step = np.arange(N_SAMPLES) - (N_SAMPLES - 1) / 2
+    at = np.clip(step[None] * cosine + step[:, None] * sine + CENTRE + 1, 0, N_SAMPLES + 1 - 1e-9)
+    below, fraction = at.astype(int), at % 1
+    area = beyond(0.5 - np.minimum(fraction, 1 - fraction), cosine, sine)
+    share = np.where(fraction < 0.5, area, 1 - area)
+    return below, np.where(at == 0, 0, np.where(at >= N_SAMPLES + 1 - 1e-9, 1, share))
 
 
 def interpolated(slab: np.ndarray, n_angles: int = N_ANGLES) -> np.ndarray:
     """The backprojection of one channel, by numpy."""
-    step = np.arange(N_SAMPLES) - (N_SAMPLES - 1) / 2
     total = np.zeros((N_SAMPLES, N_SAMPLES))
-    for cosine, sine, row in zip(COSINES[:n_angles], SINES[:n_angles], slab, strict=True):
-        at = step[None] * cosine + step[:, None] * sine + CENTRE
-        total += np.interp(at, np.arange(-1, N_SAMPLES + 1), row, left=0, right=0)
+    for cosine, sine, row in zip(COSINES[:n_angles], SINES[:n_angles], slab.astype(float), strict=True):
+        below, high = places(cosine, sine)
+        total += (1 - high) * row[below] + high * row[below + 1]
     return total
 
 
@@ -39,16 +55,17 @@ def test_filtering_is_the_product_with_a_toeplitz_matrix(name: str, width: int):
     rng = np.random.default_rng(1)
     projections, order, weights = rng.normal(size=(5, N_SAMPLES, 150)).astype(np.float32), np.array([3, 0, 4]), np.array([1, 2, 0.5])
     taps, first = filter_taps(name, N_SAMPLES, 0.1), 128
-    matrix = taps[N_SAMPLES + np.subtract.outer(np.arange(N_SAMPLES), np.arange(N_SAMPLES))]
-    slab = np.empty((3, N_SAMPLES + 2, width), np.float32)
-    kernel.filter_slab(projections, order, first, *tap_list(taps), weights.astype(np.float32), slab)
-    expected = matrix @ projections[order][:, :, first:] * weights[:, None, None]
-    np.testing.assert_allclose(slab[:, 1:-1, :22], expected, atol=4e-5)
-    assert not slab[:, [0, -1]].any()
-    assert not slab[:, :, 22:].any()
+    slab, kernels = np.empty((2, 3, N_SAMPLES + 2, width), np.float32), (taps, taps * np.append(taps[1:], 0.0))
+    kernel.filter_slab(projections, order, first, *tap_lists(*kernels), weights.astype(np.float32), slab)
+    for filtered, values in zip(slab, kernels, strict=True):
+        matrix = values[N_SAMPLES + np.subtract.outer(np.arange(N_SAMPLES), np.arange(N_SAMPLES))]
+        expected = matrix @ projections[order][:, :, first:] * weights[:, None, None]
+        np.testing.assert_allclose(filtered[:, 1:-1, :22], expected, atol=4e-5)
+        assert not filtered[:, [0, -1]].any()
+        assert not filtered[:, :, 22:].any()
 
 
-def test_backprojection_interpolates_each_projection_where_the_pixel_falls():
+def test_backprojection_takes_from_each_projection_the_share_of_the_pixel_that_its_two_samples_see():
     slab = slab_of(np.random.default_rng(2))
     np.testing.assert_allclose(backprojected(slab)[:, :, 3], interpolated(slab[:, :, 3]), atol=1e-5)
 
@@ -57,12 +74,9 @@ def test_variances_take_the_squares_of_the_interpolation_and_twice_its_product_b
     rng = np.random.default_rng(5)
     slab, cross = np.abs(slab_of(rng)), slab_of(rng)
     cross[:, -2:] = 0
-    step = np.arange(N_SAMPLES) - (N_SAMPLES - 1) / 2
     expected = np.zeros((N_SAMPLES, N_SAMPLES))
     for cosine, sine, row, between in zip(COSINES, SINES, slab[:, :, 3].astype(float), cross[:, :, 3].astype(float), strict=True):
-        at = np.clip(step[None] * cosine + step[:, None] * sine + CENTRE + 1, 0, N_SAMPLES + 1 - 1e-9)
-        below = at.astype(int)
-        high = at - below
+        below, high = places(cosine, sine)
         expected += (1 - high) ** 2 * row[below] + 2 * high * (1 - high) * between[below] + high**2 * row[below + 1]
     np.testing.assert_allclose(backprojected(slab, cross)[:, :, 3], expected, atol=1e-5)
 
@@ -73,7 +87,7 @@ def test_a_few_projections_are_added_to_all_channels(n_channels: int):
     slab = slab_of(rng, n, -(-n_channels // kernel.CHANNELS) * kernel.CHANNELS)
     before = rng.normal(size=(N_SAMPLES, N_SAMPLES, n_channels)).astype(np.float32)
     volume = before.copy()
-    kernel.add_projections(slab, COSINES[:n], SINES[:n], CENTRE, volume)
+    kernel.add_projections(slab[None], BEAMS[0][:n], BEAMS[1][:n], volume)
     for channel in (0, 70 % n_channels, n_channels - 1):
         expected = before[:, :, channel] + interpolated(slab[:, :, channel], n)
         np.testing.assert_allclose(volume[:, :, channel], expected, atol=1e-5)
@@ -82,14 +96,8 @@ def test_a_few_projections_are_added_to_all_channels(n_channels: int):
 def test_a_slab_is_added_where_asked():
     slab = slab_of(np.random.default_rng(7))
     volume = np.ones((N_SAMPLES, N_SAMPLES, kernel.CHANNELS), np.float32)
-    kernel.backproject_slab(slab, NO_SLAB, 0, COSINES, SINES, CENTRE, volume, True)
+    kernel.backproject_slab(slab[None], 0, *BEAMS, volume, True)
     np.testing.assert_allclose(volume, backprojected(slab) + 1, atol=1e-5)
-
-
-def test_finite_channels_are_counted():
-    values = np.ones((2, 3, 5), np.float32)
-    values[0, 1, 2:] = [np.nan, np.inf, -np.inf]
-    np.testing.assert_array_equal(kernel.count_finite(values), [[5, 2, 5], [5, 5, 5]])
 
 
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two threads")
@@ -101,7 +109,7 @@ def test_results_do_not_depend_on_the_number_of_threads():
         for threads in (1, 2):
             numba.set_num_threads(threads)
             grown = np.ones((N_SAMPLES, N_SAMPLES, kernel.CHANNELS), np.float32)
-            kernel.add_projections(slab[:8], COSINES[:8], SINES[:8], CENTRE, grown)
+            kernel.add_projections(slab[None, :8], BEAMS[0][:8], BEAMS[1][:8], grown)
             results.append((backprojected(slab), backprojected(slab, cross), grown))
     finally:
         numba.set_num_threads(before)

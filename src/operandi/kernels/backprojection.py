@@ -105,189 +105,208 @@ def _add_between(typing, flat, width, first, sample, fraction, start, stop, stri
 
 
 @intrinsic
-def _add_variance(typing, flat, cross, width, first, sample, fraction, start, stop, stride, out, at):
-    """The same for variances: squares of the interpolation's weights, and twice their product on ``cross``."""
+def _add_variance(typing, flat, cross, sample, fraction, start, stop, stride, out, at):
+    """The same for variances: squares of the interpolation's weights, and twice their product on what lies ``cross`` further on."""
 
     def build(context, builder, signature, arguments):
-        data, mixed, samples, fractions, target = _pointers(context, builder, signature, arguments, 0, 1, 4, 5, 9)
-        _, _, width, first, _, _, start, stop, stride, _, at = arguments
+        data, samples, fractions, target = _pointers(context, builder, signature, arguments, 0, 2, 3, 7)
+        _, cross, _, _, start, stop, stride, _, at = arguments
+        width = ir.Constant(_INDEX, CHANNELS)
 
         def step(p, total):
-            index = builder.add(builder.mul(builder.zext(builder.load(builder.gep(samples, [p])), _INDEX), width), first)
+            index = builder.mul(builder.zext(builder.load(builder.gep(samples, [p])), _INDEX), width)
             high = builder.load(builder.gep(fractions, [p]))
             low = builder.fsub(ir.Constant(_FLOAT, 1.0), high)
             total = _plus(builder, total, builder.fmul(low, low), data, index)
-            total = _plus(builder, total, builder.fmul(builder.fadd(low, low), high), mixed, index)
+            total = _plus(builder, total, builder.fmul(builder.fadd(low, low), high), data, builder.add(index, cross))
             return _plus(builder, total, builder.fmul(high, high), data, builder.add(index, width))
 
         _accumulate(builder, (start, stop, stride), _vector(builder, target, at), step)
         return context.get_dummy_value()
 
-    return types.void(flat, cross, width, first, sample, fraction, start, stop, stride, out, at), build
+    return types.void(flat, cross, sample, fraction, start, stop, stride, out, at), build
 
 
-@njit(cache=True, nogil=True, parallel=True, fastmath=_FAST)
-def count_finite(projections):
-    """(projection, sample) int32: of how many channels the value is finite."""
-    count = np.zeros(projections.shape[:2], np.int32)
-    for p in prange(projections.shape[0]):
-        for i in range(projections.shape[1]):
-            n = np.int32(0)
-            for q in range(projections.shape[2]):
-                n += np.int32(abs(projections[p, i, q]) < np.inf)
-            count[p, i] = n
-    return count
-
-
-@njit(nogil=True)
-def _within(lags, n_samples):
-    """For each sample i, the range of the taps whose lag keeps ``i - lag`` within the projection."""
-    begin, end = np.zeros(n_samples, np.uint64), np.zeros(n_samples, np.uint64)
-    low = high = 0
+@njit(nogil=True, fastmath=_FAST)
+def _filter(projection, first, weight, lags, values, ranges, block, out, place, width):
+    """Convolve ``CHANNELS`` channels of one projection with one kernel, into ``out`` from ``place`` on; ``block`` is room for these."""
+    n_samples = len(projection)
+    n, half, none = min(CHANNELS, projection.shape[1] - first), (n_samples + 1) // 2, np.float32(0.0)
     for i in range(n_samples):
-        while low < lags.size and lags[low] < i - n_samples + 1:
-            low += 1
-        while high < lags.size and lags[high] <= i:
-            high += 1
-        begin[i], end[i] = low, high
-    return begin, end
+        for k in range(n):
+            block[i * CHANNELS + k] = projection[i, first + k] * weight
+        for k in range(n, CHANNELS):
+            block[i * CHANNELS + k] = none
+    for i in range(n_samples + 2):
+        for k in range(CHANNELS):
+            out[place + i * width + k] = none
+    for turn in range(n_samples):
+        i = 2 * turn if turn < half else 2 * (turn - half) + 1  # the ramp reads every second sample
+        if ranges[0, i] < ranges[1, i]:
+            base, at = np.uint64(n_samples + i), np.uint64(place + (i + 1) * width)
+            _add_lagged(block, base, np.uint64(CHANNELS), lags, values, ranges[0, i], ranges[1, i], out, at)  # pyright: ignore[reportCallIssue]
 
 
-@njit(cache=True, nogil=True, parallel=True, fastmath=_FAST)
-def filter_slab(projections, order, first, lags, values, weights, slab):
-    """Convolve the channels from ``first`` on of some projections with a kernel, into ``slab``.
+@njit(cache=True, nogil=True, parallel=True)
+def filter_slab(projections, order, first, lags, values, ranges, weights, slab):
+    """Convolve the channels from ``first`` on of some projections with one kernel or several, into ``slab``.
 
     Parameters
     ----------
     projections : (any, sample, channel) float32, finite.
     order : (projection,) int64, which of them, in this order.
-    lags, values : (tap,) int32, increasing, from -sample + 1 to sample - 1, and float32: the kernel where it is not zero.
+    lags, values : (tap,) uint32, plus the number of samples, and float32: a kernel where it is not zero; one kernel after another.
+    ranges : (kernel, 2, sample) uint64, for each sample the range ``[a, b)`` of those taps that reach into the projection.
     weights : (projection,) float32, with which each filtered projection is multiplied.
-    slab : (projection, sample + 2, a multiple of CHANNELS) float32, overwritten; channels beyond the last become 0.
+    slab : (kernel, projection, sample + 2, a multiple of CHANNELS) float32, overwritten; channels beyond the last become 0.
     """
-    n_samples, width = projections.shape[1], slab.shape[2]
-    parts = width // CHANNELS
-    shifted, (begin, end) = (lags + n_samples).astype(np.uint32), _within(lags, n_samples)
+    width, out = slab.shape[3], slab.reshape(slab.size)
+    parts, size = width // CHANNELS, slab.shape[2] * width
     for job in prange(order.size * parts):
-        p, part = job // parts, job % parts * CHANNELS
-        n = min(CHANNELS, projections.shape[2] - first - part)
-        block, row = np.zeros((n_samples, CHANNELS), np.float32), np.zeros(CHANNELS, np.float32)
-        for i in range(n_samples):
-            for k in range(n):
-                block[i, k] = projections[order[p], i, first + part + k] * weights[p]
-        flat = block.ravel()
-        slab[p, 0, part : part + CHANNELS] = 0.0
-        slab[p, n_samples + 1, part : part + CHANNELS] = 0.0
-        for turn in range(n_samples):
-            i = 2 * turn if 2 * turn < n_samples else 2 * (turn - (n_samples + 1) // 2) + 1  # the ramp reads every second sample
-            row[:] = 0.0
-            if begin[i] < end[i]:
-                base = np.uint64(n_samples + i)
-                _add_lagged(flat, base, np.uint64(CHANNELS), shifted, values, begin[i], end[i], row, np.uint64(0))  # pyright: ignore[reportCallIssue]
-            slab[p, i + 1, part : part + CHANNELS] = row
+        p, part, block = job // parts, job % parts * CHANNELS, np.empty(projections.shape[1] * CHANNELS, np.float32)
+        for kind in range(len(ranges)):
+            place = (kind * order.size + p) * size + part
+            _filter(projections[order[p]], first + part, weights[p], lags, values, ranges[kind], block, out, place, width)
+
+
+def beams(cosines, sines, centre, n_rows, n_columns):
+    """What the tracing wants to know of each projection.
+
+    Parameters
+    ----------
+    cosines, sines : (projection,) float64.
+    centre : the sample, fractional, on which the rotation axis falls, one or (projection,).
+
+    Returns
+    -------
+    (projection, 3) float64: the steps along rows and columns, and the place of pixel (0, 0), in rows of the slab; and (projection, 3)
+    float32 of the shadow, a trapezoid, that a square pixel casts: how far its foot reaches beyond half a sample, the width of its flank,
+    and the scale of the parabolas that its integral consists of.
+    """
+    long, short = np.maximum(abs(cosines), abs(sines)), np.maximum(np.minimum(abs(cosines), abs(sines)), 1e-6)
+    origin = centre + 1.0 - 0.5 * (n_columns - 1) * cosines - 0.5 * (n_rows - 1) * sines
+    shadows = np.stack([0.5 * (long + short - 1.0), short, 0.5 / (long * short)], axis=-1)
+    return np.stack([sines, cosines, origin], axis=-1), shadows.astype(np.float32)
 
 
 @njit(nogil=True, fastmath=_FAST)
-def _trace(tile, block, cosines, sines, origin, n_samples, sample, fraction):
-    """For each projection of a block and pixel of a tile, the lower of two samples and the fraction of the upper one.
+def _trace(tile, block, paths, shadows, n_samples, sample, fraction):
+    """For each projection of a block and pixel of a tile, the lower of two samples and the share of the upper one.
 
+    The sample farther from the pixel's centre gets the area that its strip and the square pixel have in common, the nearer one the rest.
     Beyond the detector both are rows of zeros. Positions are computed in the same way for every tile.
     """
     top, left, height, width = tile
-    last = n_samples + _LAST
+    one, half, last = np.float32(1.0), np.float32(0.5), n_samples + _LAST
     for p in range(block[0], block[1]):
-        first = np.int32(p * (n_samples + 2))
+        first, step = np.int32(p * (n_samples + 2)), paths[p, 1]
+        reach, flank, scale = shadows[p]
         for i in range(height):
-            start = (top + i) * sines[p] + origin[p]
+            start = (top + i) * paths[p, 0] + paths[p, 2]
             k = np.uint64(((p - block[0]) * height + i) * width)
             for j in range(width):
-                position = start + np.int32(left + j) * cosines[p]
-                position = 0.0 if position < 0.0 else position
-                position = last if position > last else position
-                below = np.int32(position)
+                position = start + np.int32(left + j) * step
+                inside = min(max(position, 0.0), last)
+                below = np.int32(inside)
+                upper = np.float32(inside - below)
+                outer = reach + min(upper, one - upper)
+                share = min(outer, flank) * (outer + max(outer - flank, np.float32(0.0))) * scale
+                share = share if upper < half else one - share
+                share = share if position > 0.0 else np.float32(0.0)
                 sample[k + np.uint64(j)] = np.uint32(first + below)
-                fraction[k + np.uint64(j)] = np.float32(position - below)
+                fraction[k + np.uint64(j)] = share if position < last else one
 
 
 @njit(nogil=True)
-def _tiling(n_rows, n_columns):
-    """How many tiles down and across, and their edges: nearly equal ones, so that threads end together."""
-    down, across = 2 * ((n_rows + 2 * EDGE - 1) // (2 * EDGE)), (n_columns + EDGE - 1) // EDGE
-    return down, across, (n_rows + down - 1) // down, (n_columns + across - 1) // across
+def _tile(tile, n_rows, n_columns):
+    """Top, left, height and width of a tile: nearly equal ones, so that threads end together."""
+    down, across = _tiles(n_rows, n_columns)
+    height, width = (n_rows + down - 1) // down, (n_columns + across - 1) // across
+    top, left = (tile // across) * height, (tile % across) * width
+    return top, left, max(min(height, n_rows - top), 0), max(min(width, n_columns - left), 0)
 
 
-@njit(cache=True, nogil=True, parallel=True, fastmath=_FAST)
-def backproject_slab(slab, cross, first, cosines, sines, centre, volume, add):
+@njit(nogil=True)
+def _tiles(n_rows, n_columns):
+    """How many tiles there are down and across."""
+    return 2 * ((n_rows + 2 * EDGE - 1) // (2 * EDGE)), (n_columns + EDGE - 1) // EDGE
+
+
+@njit(nogil=True, fastmath=_FAST)
+def _backproject(tile, slab, first, paths, shadows, volume, add):
+    top, left, h, w = tile
+    n_projections, n_samples, n = slab.shape[1], slab.shape[2] - 2, min(CHANNELS, volume.shape[2] - first)
+    flat, variance, cross = slab.reshape(slab.size), len(slab) == 2, np.uint64(slab.size // 2)
+    stride, none, pixels = np.uint64(CHANNELS), np.uint64(0), np.uint64(h * w)
+    sample, fraction = np.empty(h * w * BLOCK, np.uint32), np.empty(h * w * BLOCK, np.float32)
+    out = np.zeros(h * w * CHANNELS, np.float32)
+    for block in range(0, n_projections, BLOCK):
+        stop = min(block + BLOCK, n_projections)
+        _trace(tile, (block, stop), paths, shadows, n_samples, sample, fraction)
+        end = np.uint64(stop - block) * pixels
+        for pixel in range(h * w):
+            at = np.uint64(pixel) * stride
+            if variance:
+                _add_variance(flat, cross, sample, fraction, np.uint64(pixel), end, pixels, out, at)  # pyright: ignore[reportCallIssue]
+            else:
+                _add_between(flat, stride, none, sample, fraction, np.uint64(pixel), end, pixels, out, at)  # pyright: ignore[reportCallIssue]
+    for pixel in range(h * w):
+        y, x, at = top + pixel // w, left + pixel % w, pixel * CHANNELS
+        if add:
+            for k in range(n):
+                volume[y, x, first + k] += out[at + k]
+        else:
+            for k in range(n):
+                volume[y, x, first + k] = out[at + k]
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def backproject_slab(slab, first, paths, shadows, volume, add):
     """Write the backprojection of a slab into the channels from ``first`` on of ``volume``, or add it to them.
 
     Parameters
     ----------
-    slab : (projection, sample + 2, CHANNELS) float32, weighted.
-    cross : the same, or no projection at all. Where given, ``slab`` and ``cross`` hold variances filtered by h² and by h·h₊₁, and what is
-        written is the variance: the sum of squares of the interpolation weights, and twice their product times ``cross``.
-    cosines, sines : (projection,) float64.
-    centre : the sample, fractional, on which the rotation axis falls.
+    slab : (1 or 2, projection, sample + 2, CHANNELS) float32, weighted. Where there are 2, they hold variances filtered by h² and by
+        h·h₊₁, and what is written is the variance: the sum of squares of the interpolation's weights on the one, and twice their product
+        on the other.
+    paths, shadows : of the projections (`beams`).
     volume : (row, column, channel) float32. The axis runs through its middle; row and column step by one sample.
     add : whether to add to what is in the volume.
     """
-    n_rows, n_columns = volume.shape[0], volume.shape[1]
-    n_projections, n_samples = slab.shape[0], slab.shape[1] - 2
-    n = min(CHANNELS, volume.shape[2] - first)
-    down, across, height, width = _tiling(n_rows, n_columns)
-    flat, flat_cross, variance = slab.ravel(), cross.ravel(), cross.shape[0] > 0
-    origin = centre + 1.0 - 0.5 * (n_columns - 1) * cosines - 0.5 * (n_rows - 1) * sines
-    stride, none = np.uint64(CHANNELS), np.uint64(0)
+    down, across = _tiles(volume.shape[0], volume.shape[1])
     for tile in prange(down * across):
-        top, left = (tile // across) * height, (tile % across) * width
-        h, w = max(min(height, n_rows - top), 0), max(min(width, n_columns - left), 0)
-        pixels = np.uint64(h * w)
-        sample, fraction = np.empty(h * w * BLOCK, np.uint32), np.empty(h * w * BLOCK, np.float32)
-        out = np.zeros(h * w * CHANNELS, np.float32)
-        for block in range(0, n_projections, BLOCK):
-            stop = min(block + BLOCK, n_projections)
-            _trace((top, left, h, w), (block, stop), cosines, sines, origin, n_samples, sample, fraction)
-            end = np.uint64(stop - block) * pixels
-            for pixel in range(h * w):
-                at = np.uint64(pixel) * stride
-                if variance:
-                    _add_variance(flat, flat_cross, stride, none, sample, fraction, np.uint64(pixel), end, pixels, out, at)  # pyright: ignore[reportCallIssue]
-                else:
-                    _add_between(flat, stride, none, sample, fraction, np.uint64(pixel), end, pixels, out, at)  # pyright: ignore[reportCallIssue]
-        for pixel in range(h * w):
-            y, x = top + pixel // w, left + pixel % w
-            for k in range(n):
-                volume[y, x, first + k] = out[pixel * CHANNELS + k] + (volume[y, x, first + k] if add else np.float32(0.0))
+        _backproject(_tile(tile, volume.shape[0], volume.shape[1]), slab, first, paths, shadows, volume, add)
 
 
-@njit(cache=True, nogil=True, parallel=True, fastmath=_FAST)
-def add_projections(slab, cosines, sines, centre, volume):
+@njit(nogil=True, fastmath=_FAST)
+def _add(tile, slab, paths, shadows, volume):
+    top, left, h, w = tile
+    n_columns, n_channels, n_projections, n_samples = volume.shape[1], volume.shape[2], slab.shape[1], slab.shape[2] - 2
+    flat, flat_volume, stride = slab.reshape(slab.size), volume.reshape(volume.size), np.uint64(slab.shape[3])
+    pixels, whole = np.uint64(h * w), n_channels // CHANNELS * CHANNELS
+    sample, fraction = np.empty(h * w * BLOCK, np.uint32), np.empty(h * w * BLOCK, np.float32)
+    _trace(tile, (0, n_projections), paths, shadows, n_samples, sample, fraction)
+    end, rest = np.uint64(n_projections) * pixels, np.empty(CHANNELS, np.float32)
+    for pixel in range(h * w):
+        base, start = ((top + pixel // w) * n_columns + left + pixel % w) * n_channels, np.uint64(pixel)
+        for q in range(0, slab.shape[3], CHANNELS):
+            target, at = (flat_volume, np.uint64(base + q)) if q < whole else (rest, np.uint64(0))
+            for k in range(CHANNELS if q == whole else 0):
+                rest[k] = 0.0
+            _add_between(flat, stride, np.uint64(q), sample, fraction, start, end, pixels, target, at)  # pyright: ignore[reportCallIssue]
+        for k in range(n_channels - whole):
+            flat_volume[base + whole + k] += rest[k]
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def add_projections(slab, paths, shadows, volume):
     """Add the backprojection of a few projections, at most ``BLOCK``, to all channels of ``volume``, which is read and written once.
 
     Parameters
     ----------
-    slab : (projection, sample + 2, channel, filled up with zeros to a multiple of CHANNELS) float32, weighted.
-    cosines, sines, centre, volume : as `backproject_slab` has them; the volume contiguous.
+    slab : (1, projection, sample + 2, channel, filled up with zeros to a multiple of CHANNELS) float32, weighted.
+    paths, shadows, volume : as `backproject_slab` has them; the volume contiguous.
     """
-    n_rows, n_columns, n_channels = volume.shape
-    n_projections, n_samples = slab.shape[0], slab.shape[1] - 2
-    down, across, height, width = _tiling(n_rows, n_columns)
-    flat, flat_volume, stride = slab.ravel(), volume.ravel(), np.uint64(slab.shape[2])
-    origin = centre + 1.0 - 0.5 * (n_columns - 1) * cosines - 0.5 * (n_rows - 1) * sines
-    whole = n_channels // CHANNELS * CHANNELS
+    down, across = _tiles(volume.shape[0], volume.shape[1])
     for tile in prange(down * across):
-        top, left = (tile // across) * height, (tile % across) * width
-        h, w = max(min(height, n_rows - top), 0), max(min(width, n_columns - left), 0)
-        pixels = np.uint64(h * w)
-        sample, fraction = np.empty(h * w * BLOCK, np.uint32), np.empty(h * w * BLOCK, np.float32)
-        _trace((top, left, h, w), (0, n_projections), cosines, sines, origin, n_samples, sample, fraction)
-        end, rest = np.uint64(n_projections) * pixels, np.empty(CHANNELS, np.float32)
-        for pixel in range(h * w):
-            base = ((top + pixel // w) * n_columns + left + pixel % w) * n_channels
-            start = np.uint64(pixel)
-            for q in range(0, whole, CHANNELS):
-                _add_between(flat, stride, np.uint64(q), sample, fraction, start, end, pixels, flat_volume, np.uint64(base + q))  # pyright: ignore[reportCallIssue]
-            if whole < n_channels:
-                rest[:] = 0.0
-                _add_between(flat, stride, np.uint64(whole), sample, fraction, start, end, pixels, rest, np.uint64(0))  # pyright: ignore[reportCallIssue]
-                for k in range(n_channels - whole):
-                    flat_volume[base + whole + k] += rest[k]
+        _add(_tile(tile, volume.shape[0], volume.shape[1]), slab, paths, shadows, volume)

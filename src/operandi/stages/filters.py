@@ -41,18 +41,23 @@ def filter_taps(name: str, n_samples: int, pitch_mm: float) -> np.ndarray:
     return taps / pitch_mm
 
 
-def tap_list(taps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Those taps of `filter_taps` that are not zero, as the kernel takes them: lags (int32) and values (float32)."""
-    n_samples = len(taps) // 2
-    lags = np.flatnonzero(taps[1:]) + 1 - n_samples
-    return lags.astype(np.int32), taps[lags + n_samples].astype(np.float32)
+def tap_lists(*kernels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lags, values and ranges of one or several of `filter_taps` where these are not zero, as `filter_slab` of the kernels has them."""
+    n_samples, lists, ranges = len(kernels[0]) // 2, [], []
+    for taps in kernels:
+        lags, at = np.flatnonzero(taps[1:]) + 1 - n_samples, np.arange(n_samples)
+        before = sum(len(lags) for lags, _ in lists)
+        ranges.append([before + np.searchsorted(lags, at - n_samples + 1), before + np.searchsorted(lags, at, "right")])
+        lists.append((lags, taps[lags + n_samples]))
+    lags, values = (np.concatenate(part) for part in zip(*lists, strict=True))
+    return (lags + n_samples).astype(np.uint32), values.astype(np.float32), np.array(ranges, np.uint64)
 
 
 def filter_projections(sinogram: np.ndarray, pitch_mm: float, name: str = "ramp") -> np.ndarray:
     """Filter the projections of a finite sinogram (rotation, translation, q); returns float32 of the same shape, in its unit per mm."""
     values = np.ascontiguousarray(sinogram, np.float32)
-    lags, taps = tap_list(filter_taps(name, values.shape[1], pitch_mm))
     width = -(-values.shape[2] // kernel.CHANNELS) * kernel.CHANNELS
-    slab = np.empty((values.shape[0], values.shape[1] + 2, width), np.float32)
-    kernel.filter_slab(values, np.arange(len(values)), 0, lags, taps, np.ones(len(values), np.float32), slab)
-    return slab[:, 1:-1, : values.shape[2]]
+    slab = np.empty((1, values.shape[0], values.shape[1] + 2, width), np.float32)
+    taps = tap_lists(filter_taps(name, values.shape[1], pitch_mm))
+    kernel.filter_slab(values, np.arange(len(values)), 0, *taps, np.ones(len(values), np.float32), slab)
+    return slab[0, :, 1:-1, : values.shape[2]]

@@ -14,8 +14,8 @@ import numpy as np
 
 from operandi.errors import ShapeError
 from operandi.kernels import backprojection as kernel
-from operandi.stages.filters import filter_taps, tap_list
-from operandi.stages.volumes import Chain, Geometry, aligned, real_array
+from operandi.stages.filters import filter_taps, tap_lists
+from operandi.stages.volumes import Chain, Geometry, aligned, count_finite, real_array
 
 _PASSES = 128
 """After so many additions and removals each slab of channels has been computed anew: rounding errors of float32 then can't add up."""
@@ -92,8 +92,8 @@ class GrowingVolume:
         if values.shape[0] > left.size + leaving.size:
             room = left.size + leaving.size
             raise ShapeError(f"the window has room for {room} of {len(values)} projections: remove some, or give a larger capacity")
-        changes = ((self._values[leaving], values), (self._rotation[leaving], rotation), (-self._weights[leaving], angular))
-        self._accumulate(*(old_and_new[1] if leaving.size == 0 else np.concatenate(old_and_new) for old_and_new in changes))
+        angles, shares = np.append(self._rotation[leaving], rotation), np.append(-self._weights[leaving], angular)
+        self._accumulate([(self._values, leaving), (values, np.arange(len(values)))], angles, shares)
         self._held[leaving] = False
         new = np.flatnonzero(~self._held)[: len(values)]
         self._values[new], self._rotation[new], self._weights[new] = values, rotation, angular
@@ -118,29 +118,31 @@ class GrowingVolume:
         expected = (rotation.size, self.geometry.n_samples, self.n_channels)
         if values.shape != expected or angular.shape != rotation.shape or rotation.ndim != 1:
             raise ShapeError(f"projections of shape {values.shape}, {angular.size} weights and rotations do not fit: expected {expected}")
-        finite = (kernel.count_finite(values) == self.n_channels).all(axis=1) if values.size else np.ones(0, bool)
+        finite = (count_finite(values) == self.n_channels).all(axis=1) if values.size else np.ones(0, bool)
         bad = np.flatnonzero(~(finite & np.isfinite(rotation) & np.isfinite(angular)))
         if bad.size:
             raise ShapeError(f"projections {bad.tolist()} are not finite: fill single cells (fill_gaps), or leave the projection out")
         return values, rotation, angular
 
-    def _taps(self) -> tuple[np.ndarray, np.ndarray]:
-        return tap_list(filter_taps(self.filter, self.geometry.n_samples, self.geometry.pitch_mm))
-
-    def _accumulate(self, values: np.ndarray, rotation: np.ndarray, weights: np.ndarray) -> None:
-        if len(values) == 0:
+    def _accumulate(self, sources: list[tuple[np.ndarray, np.ndarray]], rotation: np.ndarray, weights: np.ndarray) -> None:
+        if len(rotation) == 0:
             return
-        if len(values) > kernel.BLOCK:
+        if len(rotation) > kernel.BLOCK:
             chain = Chain.of(self.geometry, rotation, weights, self.filter)
             for first in range(0, self.n_channels, kernel.CHANNELS):
-                chain.slab_into(values, np.arange(len(values)), first, self.volume, first, add=True)
+                chain.slab_into(sources, first, self.volume, first, add=True)
         else:
-            width = -(-self.n_channels // kernel.CHANNELS) * kernel.CHANNELS
-            slab = aligned((len(values), self.geometry.n_samples + 2, width))
-            kernel.filter_slab(values, np.arange(len(values)), 0, *self._taps(), weights.astype(np.float32), slab)
-            angle = np.deg2rad(rotation)
-            kernel.add_projections(slab, np.cos(angle), np.sin(angle), self.geometry.centre, self.volume)
+            self._add_few(np.concatenate([values[order] for values, order in sources]), rotation, weights.astype(np.float32))
         self._passes += 1
+
+    def _add_few(self, values: np.ndarray, rotation: np.ndarray, weights: np.ndarray) -> None:
+        n, width, angle = self.geometry.n_samples, -(-self.n_channels // kernel.CHANNELS) * kernel.CHANNELS, np.deg2rad(rotation)
+        slab = aligned((1, len(values), n + 2, width))
+        kernel.filter_slab(values, np.arange(len(values)), 0, *self._taps(), weights, slab)
+        kernel.add_projections(slab, *kernel.beams(np.cos(angle), np.sin(angle), self.geometry.centre, n, n), self.volume)
+
+    def _taps(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return tap_lists(filter_taps(self.filter, self.geometry.n_samples, self.geometry.pitch_mm))
 
     def _refresh(self) -> None:
         """Compute those slabs anew whose turn it is."""
@@ -155,4 +157,4 @@ class GrowingVolume:
         chain = Chain.of(self.geometry, self._rotation[order], self._weights[order], self.filter)
         for slab in slabs:
             first = slab * kernel.CHANNELS
-            chain.slab_into(self._values, order, first, self.volume, first, add=False)
+            chain.slab_into([(self._values, order)], first, self.volume, first, add=False)

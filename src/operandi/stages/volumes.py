@@ -6,6 +6,9 @@ along columns, y along rows. A voxel is in the sinogram's unit per mm. Voxels ou
 projection sees are computed like all others, from the projections that do see them: what lies beyond the detector counts as 0 (as in
 the astra toolbox).
 
+A voxel takes from each projection what two samples see of it: the sample beyond the nearest one gets the share of the voxel's area that
+lies in its strip, the nearest one the rest (in the strip model of the astra toolbox a third sample gets up to 4 %).
+
 Source of the method: Kak & Slaney, Principles of Computerized Tomographic Imaging (1988), chapter 3.
 """
 
@@ -17,12 +20,11 @@ import numpy as np
 
 from operandi.errors import ShapeError
 from operandi.kernels import backprojection as kernel
-from operandi.stages.filters import filter_taps, tap_list
+from operandi.stages.filters import filter_taps, tap_lists
 from operandi.stages.sinograms import fill_gaps, usable_projections
 
 PERIOD_DEG = 180.0
 _SAME_ANGLE_DEG = 1e-6
-_NO_SLAB = np.empty((0, 1, 1), np.float32)
 _GAP_CHANNELS = 2 * kernel.CHANNELS
 """Where gaps are to be filled, so many channels are copied at a time."""
 
@@ -217,7 +219,7 @@ def prepare(
     if translation[0] > translation[-1]:
         values, translation = values[:, ::-1], translation[::-1]
     values = np.ascontiguousarray(values)
-    finite = kernel.count_finite(values)
+    finite = count_finite(values)
     usable = np.flatnonzero(usable_projections(np.where(finite > 0, 0.0, np.nan)[:, :, None]) & np.isfinite(rotation))
     order = usable[np.argsort(rotation[usable], kind="stable")]
     angular = angular_weights(rotation[order]) if weights is None else np.asarray(weights, float)[order]
@@ -238,6 +240,15 @@ def real_array(data: Any, dtype: type, name: str) -> np.ndarray:
         raise ShapeError(f"the {name} must be real numbers, got an array of dtype {array.dtype}: convert it, or take its real part")
     with np.errstate(over="ignore"):
         return array.astype(dtype, copy=False)
+
+
+def count_finite(values: np.ndarray) -> np.ndarray:
+    """(projection, translation) int: of how many channels (projection, translation, q) is finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        count = np.where(np.isfinite(values.sum(axis=2)), values.shape[2], 0)  # a sum is finite only if each of its terms is
+    for p, i in np.argwhere(count == 0):
+        count[p, i] = np.count_nonzero(np.isfinite(values[p, i]))
+    return count
 
 
 def warm_up() -> None:
@@ -272,16 +283,11 @@ def _check(values: np.ndarray, rotation: np.ndarray, translation: np.ndarray, ax
 class Chain:
     """Filter and backprojection of one geometry, with room for one slab of channels."""
 
-    lags: np.ndarray
-    taps: np.ndarray
-    cross: tuple[np.ndarray, np.ndarray] | None
-    """Lags and taps of h·h₊₁, for variances."""
+    taps: tuple[np.ndarray, np.ndarray, np.ndarray]
+    """Lags, values and ranges of the filter, or for variances of h² and of h·h₊₁ (`tap_lists`)."""
     weights: np.ndarray
-    cosines: np.ndarray
-    sines: np.ndarray
-    centre: float
+    beams: tuple[np.ndarray, np.ndarray]
     slab: np.ndarray
-    slab_cross: np.ndarray
 
     @classmethod
     def of(cls, geometry: Geometry, rotation_deg: np.ndarray, weights: np.ndarray, filter_name: str, *, variance: bool = False) -> "Chain":
@@ -292,14 +298,12 @@ class Chain:
         ShapeError
             If there is no filter of this name.
         """
-        n_samples, angle, cross = geometry.n_samples, np.deg2rad(rotation_deg), None
+        n_samples, angle = geometry.n_samples, np.deg2rad(rotation_deg)
         taps = filter_taps(filter_name, n_samples, geometry.pitch_mm)
-        slab = aligned((angle.size, n_samples + 2, kernel.CHANNELS))
-        if variance:
-            cross = tap_list(taps * np.append(taps[1:], 0.0))
-            taps, weights = taps**2, weights**2
-        between = _NO_SLAB if cross is None else aligned(slab.shape)
-        return cls(*tap_list(taps), cross, weights.astype(np.float32), np.cos(angle), np.sin(angle), geometry.centre, slab, between)
+        kernels = (taps**2, taps * np.append(taps[1:], 0.0)) if variance else (taps,)
+        beams = kernel.beams(np.cos(angle), np.sin(angle), geometry.centre, n_samples, n_samples)
+        slab = aligned((len(kernels), angle.size, n_samples + 2, kernel.CHANNELS))
+        return cls(tap_lists(*kernels), (weights**2 if variance else weights).astype(np.float32), beams, slab)
 
     def write(self, prepared: Prepared, part: slice, volume: np.ndarray, first: int) -> None:
         """Write the channels ``part`` of the sinogram into the volume's channels from ``first`` on."""
@@ -308,19 +312,25 @@ class Chain:
             values, lost = prepared.filled(part)
             order, source = np.arange(len(values)), 0
         for channel in range(0, part.stop - part.start, kernel.CHANNELS):
-            self.slab_into(values, order, source + channel, volume, first + channel, add=False)
+            self.slab_into([(values, order)], source + channel, volume, first + channel, add=False)
         if order.size == 0:
             volume[:, :, first : first + part.stop - part.start] = np.nan
         elif lost is not None and lost.any():
             volume[:, :, first + np.flatnonzero(lost)] = np.nan
 
-    def slab_into(self, values: np.ndarray, order: np.ndarray, source: int, volume: np.ndarray, first: int, *, add: bool) -> None:
-        """Filter and backproject the ``CHANNELS`` channels from ``source`` on of finite projections."""
-        kernel.filter_slab(values, order, source, self.lags, self.taps, self.weights, self.slab)
-        if self.cross is not None:
-            kernel.filter_slab(values, order, source, *self.cross, self.weights, self.slab_cross)
-            self.slab_cross[:, -2] = 0.0  # the last sample has no neighbour to be correlated with
-        kernel.backproject_slab(self.slab, self.slab_cross, first, self.cosines, self.sines, self.centre, volume, add)
+    def slab_into(
+        self, sources: Sequence[tuple[np.ndarray, np.ndarray]], source: int, volume: np.ndarray, first: int, *, add: bool
+    ) -> None:
+        """Filter and backproject the ``CHANNELS`` channels from ``source`` on of finite projections, by their order in each array."""
+        begin = 0
+        for values, order in sources:
+            part = slice(begin, begin + len(order))
+            if len(order):
+                kernel.filter_slab(values, order, source, *self.taps, self.weights[part], self.slab[:, part])
+            begin = part.stop
+        if len(self.slab) == 2:
+            self.slab[1, :, -2] = 0.0  # the last sample has no neighbour to be correlated with
+        kernel.backproject_slab(self.slab, first, *self.beams, volume, add)
 
 
 def aligned(shape: tuple[int, ...]) -> np.ndarray:
