@@ -5,6 +5,8 @@ Everything here is idempotent: a block always lands at the same offset, and a me
 
 import json
 import os
+import threading
+from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -25,7 +27,7 @@ class ArrayStore:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder).resolve()
         self._open: dict[NodePath, zarr.Array] = {}
-        self._unsynced: set[Path] = set()
+        self._syncing = _Syncing()
 
     def location(self, path: NodePath) -> Path:
         """Folder of the array at ``path``.
@@ -68,7 +70,7 @@ class ArrayStore:
             overwrite=True,
             dimension_names=array.dims,
         )
-        self._unsynced.add(place / "zarr.json")
+        self._syncing.add([place / "zarr.json"])
 
     @staticmethod
     def _accept(array: Array, there: zarr.Array) -> zarr.Array:
@@ -89,7 +91,7 @@ class ArrayStore:
         ShapeError
             The array was never declared, or the block does not fit into it.
         """
-        array = self._array(block.path)
+        array, place = self._array(block.path), self.location(block.path)
         stop = tuple(o + n for o, n in zip(block.offset, block.data.shape, strict=False))
         fits = len(block.offset) == block.data.ndim == array.ndim
         if not fits or any(s > n for s, n in zip(stop[1:], array.shape[1:], strict=True)):
@@ -98,10 +100,9 @@ class ArrayStore:
             )
         if stop[0] > array.shape[0]:
             array.resize((stop[0], *array.shape[1:]))
+            self._syncing.add([place / "zarr.json"])
         array[tuple(slice(o, s) for o, s in zip(block.offset, stop, strict=True))] = np.asarray(block.data, dtype=array.dtype)
-        place = self.location(block.path)
-        self._unsynced.add(place / "zarr.json")
-        self._unsynced.update(place / key for key in _chunk_keys(block.offset, stop, array.chunks))
+        self._syncing.add(place / key for key in _chunk_keys(block.offset, stop, array.chunks))
         return array.shape
 
     def shape(self, path: NodePath) -> tuple[int, ...]:
@@ -110,14 +111,11 @@ class ArrayStore:
 
     def sync(self) -> None:
         """Return when everything written is on the disk, so that it may be announced."""
-        for place in self._unsynced:
-            if place.exists():  # a chunk of fill values only is not stored
-                descriptor = os.open(place, os.O_RDONLY)
-                try:
-                    os.fdatasync(descriptor)
-                finally:
-                    os.close(descriptor)
-        self._unsynced.clear()
+        self._syncing.wait()
+
+    def close(self) -> None:
+        """Force what is left to the disk, and end the thread that does it."""
+        self._syncing.close()
 
     def _array(self, path: NodePath) -> zarr.Array:
         if path not in self._open:
@@ -126,6 +124,69 @@ class ArrayStore:
                 raise ShapeError(f"array {'/'.join(path)} was not declared: send nodes.Array before its blocks")
             self._open[path] = zarr.open_array(place, mode="r+")
         return self._open[path]
+
+
+class _Syncing:
+    """Forces files to the disk in a thread, as they are written: what is to be announced then has little to wait for."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._files: dict[Path, None] = {}
+        self._running = self._ended = False
+        self._under_way: Sequence[Path] = ()
+        self._fault: OSError | None = None
+
+    def add(self, files: Iterable[Path]) -> None:
+        """Files that were written."""
+        with self._changed:
+            self._files.update(dict.fromkeys(files))
+            if not self._running:
+                self._running, self._ended = True, False
+                threading.Thread(target=self._sync_all, name="sync", daemon=True).start()
+            self._changed.notify_all()
+
+    def wait(self) -> None:
+        """Return when every file added is on the disk; raises OSError where one is not."""
+        with self._changed:
+            self._changed.wait_for(lambda: not (self._files or self._under_way))
+            if self._fault is not None:
+                raise self._fault
+
+    def close(self) -> None:
+        """Wait, then end the thread."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._running)
+
+    def _sync_all(self) -> None:
+        while (files := self._next()) is not None:
+            try:
+                for file in files:
+                    _sync(file)
+            except OSError as error:
+                self._fault = error  # whoever waits is told
+            with self._changed:
+                self._under_way = ()
+                self._changed.notify_all()
+
+    def _next(self) -> list[Path] | None:
+        """Files to be forced to the disk, when there are any; None at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._files) or self._ended)
+            self._under_way, self._files = list(self._files), {}
+            self._running = bool(self._under_way)
+            self._changed.notify_all()
+            return self._under_way or None
+
+
+def _sync(file: Path) -> None:
+    if file.exists():  # a chunk of fill values only is not stored
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fdatasync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _is_array(place: Path) -> bool:

@@ -236,6 +236,7 @@ class _Publication:
         finally:
             self._stopping.set()
             wait([self._work])
+            self._store.close()
             self._spool.close()
             self._wire.close()
 
