@@ -168,6 +168,8 @@ class PotentiostatKeys(_Section):
     """Step of the protocol; null: recognised."""
     cycle: str | None = None
     """Cycle; null: recognised."""
+    time: str | None = None
+    """When these were read, UTC epoch seconds; null takes the time of the event."""
 
 
 Role = Literal["time", "voltage", "current", "charge", "step", "cycle"]
@@ -192,12 +194,12 @@ class Potentiostat(_Section):
     clock_offset_s: float | Literal["marker", "voltage", "current"] = 0.0
     """Seconds to add to potentiostat time to get beamline time. Marker: found from the first time that clock_key is above marker_level,
     which is when the log's current starts. Voltage, current: found at the run's end, by matching clock_key to the log."""
-    clock_stream: str = "baseline"
-    """Stream of the run that holds clock_key."""
+    clock_stream: str | None = None
+    """Stream of the run that holds clock_key; null: that of the images."""
     clock_key: str | None = None
     """Data key of the marker, or of the beamline's own reading of voltage or current."""
     clock_time_key: str | None = None
-    """Data key of when clock_key was read, UTC epoch seconds; null takes the time of the event."""
+    """Data key of when clock_key was read, UTC epoch seconds; null takes that of the images in their stream, in others the event's."""
     clock_search_s: Positive = 10800.0
     """Largest offset, either way, that is believed."""
     marker_level: float = 0.5

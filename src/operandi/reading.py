@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -43,17 +43,19 @@ def read_table(node: Any) -> pd.DataFrame:
 
 def with_provisional(committed: pd.DataFrame, provisional: pd.DataFrame) -> pd.DataFrame:
     """Rows of ``steps``, then those of ``provisional`` that are not committed; what is not known of these is NaN, -1 or empty."""
-    waiting = provisional[~provisional["step"].isin(committed["step"])]
-    reasons = waiting.rename(columns={"reason": "quality"})
-    columns = {name: np.concatenate([column.to_numpy(), _or_unknown(reasons, name, column)]) for name, column in committed.items()}
+    waiting = cast("pd.DataFrame", provisional[~provisional["step"].isin(committed["step"])])
+    columns = {
+        name: np.concatenate([committed[name].to_numpy(), _or_unknown(waiting, name, committed[name].dtype.kind)])
+        for name in committed.columns
+    }
     return pd.DataFrame({**columns, "provisional": np.arange(len(committed) + len(waiting)) >= len(committed)})
 
 
-def _or_unknown(table: pd.DataFrame, name: str, like: pd.Series) -> np.ndarray:
-    if name in table:
-        return table[name].to_numpy()
-    unknown = {"f": np.nan, "i": -1}.get(like.dtype.kind, "")
-    return np.full(len(table), unknown, like.dtype if like.dtype.kind in "fi" else object)
+def _or_unknown(waiting: pd.DataFrame, name: str, kind: str) -> np.ndarray:
+    source = "reason" if name == "quality" else name
+    if source in waiting:
+        return waiting[source].to_numpy()
+    return np.array([{"f": np.nan, "i": -1}.get(kind, "")] * len(waiting), {"f": float, "i": int}.get(kind, object))
 
 
 def coordinates(node: Any) -> dict[str, xr.Variable]:

@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ from operandi.errors import DocumentError, GeometryError, PublishError
 from operandi.experiment import Experiment, Scan
 from operandi.intake import QUEUED_BLOCKS, Intake
 from operandi.nodes import PROCESSED, STEPS, Rows
-from operandi.pipeline import Event, Images, LogEnded, LogRows, RunEnded, State
+from operandi.pipeline import Event, Images, LogEnded, RunEnded, State, alerts
 from operandi.sinks.tiled import TiledSink
+from operandi.sinks.webhook import Webhook
 from operandi.sources.assets import load_correction, load_mask
-from operandi.sources.follow import Follower
-from operandi.stages import scans, volumes
+from operandi.sources.log_feed import LogFeed, signals_of
+from operandi.sources.signals import Signal, Signals
+from operandi.stages import guardian, scans, volumes
 from operandi.stages.charge import at
 from operandi.stages.patterns import Integrator, build_integrator, load_calibration, warm_up
 from operandi.stages.routes import Routes, describes, why_not_ours
@@ -31,7 +33,6 @@ log = logging.getLogger(__name__)
 
 Document = tuple[str, Mapping[str, Any]]
 POLL_S = 0.2
-LOG_POLL_S = 0.5
 PATIENCE_S = 10.0
 DRAIN_S = 60.0
 """How long the end of a run waits for a server that is away."""
@@ -54,6 +55,8 @@ class Status:
     current: float = float("nan")
     charge: float = float("nan")
     unpublished: int = 0
+    guardian: str = ""
+    """The conditions that go on."""
     message: str = ""
     finished: bool = False
 
@@ -82,25 +85,6 @@ def make_integrator(experiment: Experiment, shape: tuple[int, int] | None = None
     )
 
 
-class LogFeed:
-    """The potentiostat log of an experiment as events, polled no more often than every ``LOG_POLL_S``."""
-
-    def __init__(self, experiment: Experiment) -> None:
-        given = experiment.potentiostat
-        self._follower = None
-        if given is not None:
-            self._follower = Follower(given.file, timezone=given.timezone, clock_offset_s=given.clock_offset_s)
-        self._next = 0.0
-
-    def poll(self, *, final: bool = False) -> list[Event]:
-        """What the log has gained; ``final`` takes its last line for complete."""
-        if self._follower is None or (time.monotonic() < self._next and not final):
-            return []
-        self._next = time.monotonic() + LOG_POLL_S
-        new = self._follower.poll(final=final)
-        return [] if new is None else [LogRows(new.rows, new.restarted)]
-
-
 @dataclass(slots=True)
 class Processing:
     """One run on its way: the pipeline's state, the sink, and what has come so far."""
@@ -110,20 +94,31 @@ class Processing:
     on_status: Callable[[Status], None]
     state: State
     status: Status
+    watch: alerts.Watch
+    webhook: Webhook | None = None
     began: float = field(default_factory=time.monotonic)
 
     @classmethod
     def begin(
-        cls, experiment: Experiment, integrator: Integrator, start: Mapping[str, Any], sink: TiledSink, on_status: Callable[[Status], None]
+        cls,
+        experiment: Experiment,
+        integrator: Integrator,
+        start: Mapping[str, Any],
+        sink: TiledSink,
+        on_status: Callable[[Status], None],
+        *,
+        live: bool,
     ) -> "Processing":
-        """Open the result of a run and declare its tree."""
+        """Open the result of a run and declare its tree; what the guardian says of a run that is replayed goes to no webhook."""
         key, metadata = provenance.result_of(experiment, start)
         sink.open(key, metadata)
         state, products = pipeline.begin(experiment, integrator)
         scan = experiment.scan
         planned = scan.sets * scans.images_per_set(scan)
         status = Status(key=key, run_uid=start["uid"], planned=planned, frames_planned=len(scans.spans(scan)))
-        processing = cls(experiment, sink, on_status, state, status)
+        address = experiment.publishing.webhook if live else None
+        webhook = None if address is None else Webhook(address)
+        processing = cls(experiment, sink, on_status, state, status, alerts.Watch(experiment, live=live), webhook)
         processing._apply(products)
         return processing
 
@@ -138,8 +133,21 @@ class Processing:
         if isinstance(event, Images):
             self.status = replace(self.status, images=self.status.images + len(event.seq_num))
             self._report_cell(float(event.positions.time[-1]))
+            self.tell(self.watch.exposures(event.positions.time, event.positions.monitor, time.time()))
         elif isinstance(event, pipeline.Refusal):
             self.status = replace(self.status, refused=self.status.refused + 1, message=f"refused: {event.reason}")
+        self.report()
+
+    def tell(self, events: list[guardian.Event]) -> None:
+        """Make known what the guardian says: in the result, the log, the status and to the webhook."""
+        if not events:
+            return
+        self.sink.apply(self.watch.table_rows(events, time.time()))
+        for event in events:
+            log.log(logging.WARNING if event.change == "begins" else logging.INFO, "guardian: %s", event.said)
+            if self.webhook is not None:
+                self.webhook.post({"result": self.status.key, **asdict(event), "said": event.said})
+        self.status = replace(self.status, guardian=alerts.summary(self.watch.on.values()))
         self.report()
 
     def report(self, message: str | None = None) -> None:
@@ -169,42 +177,30 @@ class Processing:
                 self.status = replace(self.status, frames=self.status.frames + 1)
 
 
-def log_reason(experiment: Experiment, state: State) -> str:
+def log_reason(experiment: Experiment, state: State, feed: LogFeed) -> str:
     """Why the log does not cover a run, with the remedy."""
     given = experiment.potentiostat
     if given is None:
         return "the experiment names no potentiostat"
+    if feed.fault:
+        return feed.fault
+    where = given.file or f"stream {given.stream}"
+    if feed.clock.reason:
+        return f"the clock of {where} is not known: {feed.clock.reason}; give potentiostat.clock_offset_s in seconds, and replay"
     if not len(state.log):
-        return f"{given.file} is not there or has no rows: give potentiostat.file, and replay"
+        return f"{where} is not there or has no rows: give potentiostat.{'file' if given.file else 'stream'}, and replay"
     covered = " to ".join(provenance.utc(t) for t in (state.log.time[0], state.log.time[-1]))
     needed = " to ".join(provenance.utc(t) for t in (state.waiting[0].t_start, state.waiting[-1].t_end)) if state.waiting else "the run"
     remedy = "correct potentiostat.timezone or clock_offset_s, or give the right file, and replay"
-    return f"{given.file} covers {covered}, the images {needed}: {remedy}"
-
-
-def finish(processing: Processing, feed: LogFeed, late_s: float, stop: threading.Event) -> None:
-    """Wait for a log that lags, at most ``late_s``, then commit what is left without it."""
-    deadline = time.monotonic() + late_s
-    while not processing.finished and time.monotonic() < deadline and not stop.is_set():
-        for event in feed.poll():
-            processing.take(event)
-        processing.report("waiting for the potentiostat log")
-        stop.wait(POLL_S)
-    if stop.is_set():
-        return
-    for event in feed.poll(final=True):
-        processing.take(event)
-    if not processing.finished:
-        reason = log_reason(processing.experiment, processing.state)
-        log.warning("charge unknown: %s", reason)
-        processing.take(LogEnded(reason))
+    return f"{where} covers {covered}, the images {needed}: {remedy}"
 
 
 class Callback:
     """The whole processing as a bluesky callback: takes ``(name, doc)`` of one run after the other.
 
     For ``RE.subscribe`` in small set-ups, notebooks and tests; the worker feeds it from the journal. A call returns when
-    the document is processed, so that a run's last call waits for a lagging potentiostat log.
+    the document is processed, so that a run's last call waits for a lagging potentiostat log. ``patience_s``, how long a file may lag
+    behind the document that announces it, is 0 in replay.
     """
 
     def __init__(
@@ -224,6 +220,7 @@ class Callback:
         self._late_s = (experiment.potentiostat.late_s if experiment.potentiostat else 0.0) if late_s is None else late_s
         self._intake: Intake | None = None
         self._feed: LogFeed | None = None
+        self._signals: list[Signals] = []
         self._routes, self._held = Routes(), dict[str, list[Document]]()
         self._run: str | None = None
         self.processing: Processing | None = None
@@ -274,40 +271,79 @@ class Callback:
     def start(self, doc: Mapping[str, Any]) -> None:
         """Open the result of a new run."""
         self._intake = Intake(self.experiment.scan, self.integrator.shape, patience_s=self._patience_s)
+        self._signals = signals_of(self.experiment, patience_s=self._patience_s)
         self._feed = LogFeed(self.experiment)
-        self.processing = Processing.begin(self.experiment, self.integrator, doc, self.sink, self._on_status)
+        live = self._patience_s > 0
+        self.processing = Processing.begin(self.experiment, self.integrator, doc, self.sink, self._on_status, live=live)
         self.poll_log()
 
-    def events(self, name: str, doc: Mapping[str, Any]) -> Iterator[Event]:
+    def events(self, name: str, doc: Mapping[str, Any]) -> Iterator[Event | Signal]:
         """Join and read; may run in another thread than `take`."""
         if self._intake is None:
             raise DocumentError(f"a {name} came before any start document: feed whole runs, start first")
+        for signals in self._signals:
+            yield from signals.signals(name, doc)
         yield from self._intake.events(name, doc)
 
-    def take(self, event: Event) -> None:
+    def take(self, event: Event | Signal) -> None:
         """Fold one event of the open run."""
         assert self.processing is not None
-        self.processing.take(event)
+        assert self._feed is not None
+        if isinstance(event, Signal):
+            self._take_log(self._feed.take(event))
+        else:
+            self.processing.take(event)
+        if isinstance(event, RunEnded):
+            self._feed.run_over()
+            self.processing.tell(self.processing.watch.over(time.time()))
         self.poll_log()
 
-    def poll_log(self) -> None:
-        """Take what the potentiostat log has gained."""
-        if self._feed is not None and self.processing is not None:
-            for event in self._feed.poll():
-                self.processing.take(event)
+    def poll_log(self, *, final: bool = False) -> None:
+        """Take what the potentiostat log has gained; ``final``: nothing more will come."""
+        if self._feed is not None:
+            self._take_log(self._feed.poll(final=final))
+
+    def _take_log(self, events: list[Event]) -> None:
+        """Fold what the log brought, once the guardian has seen its rows."""
+        assert self.processing is not None
+        assert self._feed is not None
+        self.processing.tell(self.processing.watch.rows(self._feed.take_fresh(), self._feed.clock, time.time()))
+        for event in events:
+            self.processing.take(event)
+
+    def idle(self) -> None:
+        """Nothing came for a moment, and nothing waits to be taken."""
+        self.poll_log()
+        self.report()
+        if self.processing is not None:
+            self.processing.tell(self.processing.watch.idle(time.time()))
 
     def report(self) -> None:
-        """Tell where the open run stands, also while nothing comes."""
+        """Tell where the run stands now, though nothing came: what waits to be published goes on while the beamline is silent."""
         if self.processing is not None:
             self.processing.report()
 
     def finish(self, stop: threading.Event) -> None:
-        """Complete the open run."""
+        """Complete the open run: wait for a log that lags, at most ``late_s``, then commit what is left without it."""
         assert self.processing is not None
         assert self._feed is not None
         assert self._intake is not None
-        finish(self.processing, self._feed, self._late_s, stop)
-        self._intake.close()
+        deadline = time.monotonic() + self._late_s
+        while self._feed.grows and not self.processing.finished and time.monotonic() < deadline and not stop.is_set():
+            self.poll_log()
+            self.processing.report("waiting for the potentiostat log")
+            stop.wait(POLL_S)
+        if stop.is_set():
+            return
+        self.poll_log(final=True)
+        self.processing.tell(self.processing.watch.silences(self.processing.state.log.time))
+        if not self.processing.finished:
+            reason = log_reason(self.experiment, self.processing.state, self._feed)
+            log.warning("charge unknown: %s", reason)
+            self.processing.take(LogEnded(reason))
+        for one in (self._intake, *self._signals, self.processing.webhook):
+            if one is not None:
+                one.close()
 
 
 def callback(experiment: Experiment, client: Any, *, state: Path | None = None, root: str = PROCESSED) -> Callback:
@@ -346,7 +382,7 @@ def process(callback: Callback, source: Iterable[Document], stop: threading.Even
     if not held:
         return
     callback.start(held[0][1])
-    blocks: queue.Queue[Event | BaseException | None] = queue.Queue(QUEUED_BLOCKS)
+    blocks: queue.Queue[Event | Signal | BaseException | None] = queue.Queue(QUEUED_BLOCKS)
     ended = threading.Event()
     reader = threading.Thread(target=_read, args=(callback, itertools.chain(held, documents), blocks, ended), name="reader", daemon=True)
     reader.start()
@@ -355,8 +391,7 @@ def process(callback: Callback, source: Iterable[Document], stop: threading.Even
             try:
                 event = blocks.get(timeout=POLL_S)
             except queue.Empty:
-                callback.poll_log()
-                callback.report()
+                callback.idle()
                 continue
             if event is None:
                 break
@@ -388,9 +423,9 @@ def _until_described(scan: Scan, documents: Iterator[Document]) -> list[Document
 
 
 def _read(
-    callback: Callback, source: Iterable[Document], blocks: "queue.Queue[Event | BaseException | None]", ended: threading.Event
+    callback: Callback, source: Iterable[Document], blocks: "queue.Queue[Event | Signal | BaseException | None]", ended: threading.Event
 ) -> None:
-    def put(item: Event | BaseException | None) -> bool:
+    def put(item: Event | Signal | BaseException | None) -> bool:
         while not ended.is_set():
             try:
                 blocks.put(item, timeout=POLL_S)

@@ -76,6 +76,7 @@ def status_view(status: Status) -> RenderableType:
         ("images", f"{status.images:,} of {status.planned:,}, {status.images_per_s:.0f} a second, {status.refused:,} refused"),
         ("frames", f"{status.frames} of {status.frames_planned}; now set {status.set + 1}"),
         ("cell", cell or "unknown"),
+        ("guardian", status.guardian or "nothing is wrong"),
         ("waiting for Tiled", f"{status.unpublished:,} operations" if status.unpublished else "nothing"),
     ]
     bar = ProgressBar(total=max(status.planned, 1), completed=min(status.images, status.planned), width=60)

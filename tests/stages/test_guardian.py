@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from operandi.experiment import Guardian
 from operandi.simulate.potentiostat import OPEN_ROWS, discharged_by_accident, paper_curve
 from operandi.stages.charge import Log
-from operandi.stages.guardian import KINDS, Clock, Exposures, Rules, RunOver, State, Temperatures, watch
+from operandi.stages.guardian import KINDS, Clock, Exposures, RunOver, State, Temperatures, watch
 
 T0 = 1.7638e9
 
@@ -17,7 +18,7 @@ T0 = 1.7638e9
 def told(observations, rules=None):
     state, events = State(), []
     for observation in observations:
-        state, new = watch(state, observation, rules or Rules())
+        state, new = watch(state, observation, rules or Guardian())
         events += new
     return events
 
@@ -69,7 +70,7 @@ def whole_protocol(row_s=5.0):
 @pytest.mark.parametrize("start_s", [300.0, 303.7, 3600.0, 5000.3])
 def test_an_accidental_discharge_is_told_within_ten_seconds_of_log_time(row_s, expected, start_s):
     curve = discharged_by_accident(paper_curve(7200.0), start_s=start_s, discharge_s=120.0, current_ma=30.4)
-    events = told([with_noise(simulated(curve, row_s))], Rules(expected=expected))
+    events = told([with_noise(simulated(curve, row_s))], Guardian(expected=expected))
     begun = {e.rule: e.time for e in events if e.change == "begins"}
     assert set(begun) == {"accidental_discharge", "wrong_current"}
     assert all(0 < time - T0 - start_s <= 10.0 for time in begun.values())
@@ -99,8 +100,8 @@ def test_an_ordinary_protocol_gives_no_alarm(seed, row_s):
 
 def test_the_papers_charge_gives_no_alarm_whatever_is_expected_but_a_discharge():
     log = simulated(paper_curve(7200.0), 5.0)
-    assert [told([log], Rules(expected=e)) for e in ("charge", "protocol", "any")] == [[], [], []]
-    assert {e.rule for e in told([log], Rules(expected="discharge"))} == {"accidental_charge", "wrong_current"}
+    assert [told([log], Guardian(expected=e)) for e in ("charge", "protocol", "any")] == [[], [], []]
+    assert {e.rule for e in told([log], Guardian(expected="discharge"))} == {"accidental_charge", "wrong_current"}
 
 
 def test_a_planned_discharge_in_a_log_without_steps_follows_a_rest():
@@ -109,13 +110,13 @@ def test_a_planned_discharge_in_a_log_without_steps_follows_a_rest():
 
 
 def test_a_planned_discharge_is_an_accident_where_only_charge_is_expected():
-    begun = [e.rule for e in told([whole_protocol()], Rules(expected="charge")) if e.change == "begins"]
+    begun = [e.rule for e in told([whole_protocol()], Guardian(expected="charge")) if e.change == "begins"]
     assert begun == ["accidental_discharge", "wrong_current"] * 2
 
 
 def test_where_current_may_flow_either_way_none_is_wrong():
     curve = discharged_by_accident(paper_curve(7200.0), start_s=3600.0, discharge_s=120.0, current_ma=30.4)
-    assert told([simulated(curve, 1.0)], Rules(expected="any")) == []
+    assert told([simulated(curve, 1.0)], Guardian(expected="any")) == []
 
 
 def test_a_single_row_of_wrong_current_is_a_glitch():
@@ -147,7 +148,7 @@ def test_voltages_out_of_limits_are_told_once_and_end_with_the_worst():
     events = told([log_of(time, voltage, np.zeros(len(time)))])
     assert [(e.rule, e.change) for e in events] == [("voltage_high", "begins"), ("voltage_high", "ends")]
     assert events[1].value == voltage.max()
-    assert told([log_of(time, voltage, np.zeros(len(time)))], Rules(voltage_max_v=None)) == []
+    assert told([log_of(time, voltage, np.zeros(len(time)))], Guardian(voltage_max_v=None)) == []
 
 
 def test_a_voltage_that_trembles_about_its_limit_is_told_once():
@@ -207,13 +208,13 @@ def test_a_lost_beam_is_told_at_the_second_exposure_and_ends_when_it_is_back():
     monitor = rng.normal(1000, 30, 600)
     monitor[50] = 0  # a glitch
     monitor[200:400] = rng.normal(20, 5, 200)
-    events = told([Exposures(T0 + np.arange(600.0), monitor)], Rules(log_silent_s=None))
+    events = told([Exposures(T0 + np.arange(600.0), monitor)], Guardian(log_silent_s=None))
     assert [(e.rule, e.change, e.time - T0) for e in events] == [("beam_lost", "begins", 201), ("beam_lost", "ends", 400)]
 
 
 def test_a_beam_that_decays_slowly_is_not_lost():
     time = np.arange(0, 5000.0)
-    assert told([Exposures(T0 + time, 1000 * np.exp(-time / 2000))], Rules(log_silent_s=None)) == []
+    assert told([Exposures(T0 + time, 1000 * np.exp(-time / 2000))], Guardian(log_silent_s=None)) == []
 
 
 def test_without_a_monitor_no_beam_is_lost():
@@ -235,7 +236,7 @@ def test_rows_that_are_given_again_are_not_told_again():
 def test_a_message_says_when_what_and_what_to_do():
     log = log_of([0.0, 5.0], [4.3, 4.3], [0.0, 0.0])
     (event,) = told([log])
-    assert event.message.startswith("2025-11-22 08:26:40 UTC: voltage of 4.3 V (limit 4.25 V); stop the charge")
+    assert event.said.startswith("2025-11-22 08:26:40 UTC: voltage of 4.3 V (limit 4.25 V); stop the charge")
     assert (event.time, event.rule, event.severity, event.limit) == (T0, "voltage_high", "alarm", 4.25)
 
 
@@ -279,7 +280,7 @@ def test_events_are_the_same_however_rows_are_cut_into_blocks(cuts, exposure_cut
 @given(st.data())
 def test_what_log_and_exposures_say_alone_is_the_same_in_any_interleaving(data):
     log, exposures = everything()
-    rules = Rules(log_silent_s=None, detector_silent_s=None)
+    rules = Guardian(log_silent_s=None, detector_silent_s=None)
     apart = told([log], rules), told([exposures], rules)
     rows = list(parts(log, data.draw(st.lists(st.integers(0, len(log)), max_size=12))))
     images = list(parts(exposures, data.draw(st.lists(st.integers(0, len(exposures.time)), max_size=12))))
@@ -306,7 +307,7 @@ def test_each_condition_begins_before_it_ends_and_never_twice(seed):
 
 
 def test_the_state_that_was_given_stays_as_it_was():
-    state, _ = watch(State(), log_of([0.0], [4.5], [0.0]), Rules())
+    state, _ = watch(State(), log_of([0.0], [4.5], [0.0]), Guardian())
     before = dict(state.active)
-    watch(state, log_of([5.0], [3.5], [0.0]), Rules())
+    watch(state, log_of([5.0], [3.5], [0.0]), Guardian())
     assert dict(state.active) == before

@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from operandi.experiment import Guardian
 from operandi.stages.charge import Log
 
 _IN_A_ROW = 2
@@ -32,38 +33,6 @@ _ENOUGH_FLUX, _FLUX_MEMORY = 10, 101
 _BACK = 0.8
 """A condition ends when its value is back below this share of its limit."""
 _VOLTAGE_BACK_V, _TEMPERATURE_BACK_C = 0.01, 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """Limits, each of which None switches off."""
-
-    expected: Literal["protocol", "charge", "discharge", "any"] = "protocol"
-    """What the cell should do. Protocol: each step goes on in the direction in which it began, and so it does after a rest."""
-    accident_mah: float | None = 0.005
-    """Charge that may go back before it counts as an accident."""
-    wrong_current_ma: float | None = 0.2
-    """Current against the direction, in two rows one after the other."""
-    rest_ma: float = 0.05
-    """Below this current the cell rests."""
-    rest_drop_v: float | None = 0.15
-    """Fall of the voltage at rest below that of the hold before it."""
-    self_discharge_mv_h: float | None = 20.0
-    """Fall of the voltage at rest, once it has relaxed."""
-    relaxation_s: float = 1800.0
-    """Time that the voltage takes to relax after current has flowed."""
-    self_discharge_window_s: float = 600.0
-    """The rate is that between the means over two such times, one after the other."""
-    voltage_min_v: float | None = 2.5
-    voltage_max_v: float | None = 4.25
-    temperature_min_c: float | None = 10.0
-    temperature_max_c: float | None = 45.0
-    log_silent_s: float | None = 120.0
-    """Time without a new row of the log while exposures, or the clock, go on."""
-    detector_silent_s: float | None = 120.0
-    """Time without an exposure while the log, or the clock, goes on."""
-    beam_fraction: float | None = 0.5
-    """Incident flux, as a share of its running median, below which the beam is lost in two exposures one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +79,11 @@ class Event:
     message: str
     value: float
     limit: float
+
+    @property
+    def said(self) -> str:
+        """When, what, and what to do."""
+        return f"{_moment(self.time)}: {self.message}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,11 +193,11 @@ class _Desk:
 
     def _tell(self, rule: str, time: float, change: Literal["begins", "ends"], value: float, limit: float, since: float = nan) -> None:
         kind = KINDS[rule]
-        what, at = kind.what.format(value=f"{value:.3g} {kind.unit}"), _moment(time)
+        what = kind.what.format(value=f"{value:.3g} {kind.unit}")
         if change == "begins":
-            message = f"{at}: {what} (limit {limit:g} {kind.unit}); {kind.remedy}"
+            message = f"{what} (limit {limit:g} {kind.unit}); {kind.remedy}"
         else:
-            message = f"{at}: over after {time - since:.0f} s: {what} at worst"
+            message = f"over after {time - since:.0f} s: {what} at worst"
         self.events.append(Event(time, rule, kind.severity, change, message, value, limit))
 
 
@@ -232,7 +206,7 @@ def _moment(time: float) -> str:
     return f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M:%S} UTC" if known else f"{time:g} s"
 
 
-def watch(state: State, observation: Observation, rules: Rules) -> tuple[State, list[Event]]:
+def watch(state: State, observation: Observation, rules: Guardian) -> tuple[State, list[Event]]:
     """Fold one observation into the state, and say which conditions began and ended, in order.
 
     Rows of a log that is given again (older than the newest) are left out: they were told. A late log is judged when it comes, its
@@ -266,7 +240,7 @@ def watch(state: State, observation: Observation, rules: Rules) -> tuple[State, 
     return state._replace(active=desk.active), desk.events
 
 
-def _take_row(state: State, row: tuple[float, float, float, float, int], rules: Rules, desk: _Desk) -> State:
+def _take_row(state: State, row: tuple[float, float, float, float, int], rules: Guardian, desk: _Desk) -> State:
     time, voltage, current, charge, step = row
     if not time >= state.log_time:
         return state
@@ -282,7 +256,7 @@ def _take_row(state: State, row: tuple[float, float, float, float, int], rules: 
     return state
 
 
-def _take_exposure(state: State, time: float, monitor: float, rules: Rules, desk: _Desk) -> State:
+def _take_exposure(state: State, time: float, monitor: float, rules: Guardian, desk: _Desk) -> State:
     if not isfinite(time):
         return state
     first = state.exposure_first if isfinite(state.exposure_first) else time
@@ -291,7 +265,7 @@ def _take_exposure(state: State, time: float, monitor: float, rules: Rules, desk
     return _judge_flux(state, time, monitor, rules, desk)
 
 
-def _judge_silence(state: State, time: float, rules: Rules, desk: _Desk) -> None:
+def _judge_silence(state: State, time: float, rules: Guardian, desk: _Desk) -> None:
     """What came last of each stream, against the newest of all; nothing is missed before the first exposure or after the run."""
     if state.over or not isfinite(state.exposure_first):
         return
@@ -300,7 +274,7 @@ def _judge_silence(state: State, time: float, rules: Rules, desk: _Desk) -> None
     desk.above("detector_silent", time, max(state.log_time, state.clock) - state.exposure_time, rules.detector_silent_s)
 
 
-def _judge_flux(state: State, time: float, monitor: float, rules: Rules, desk: _Desk) -> State:
+def _judge_flux(state: State, time: float, monitor: float, rules: Guardian, desk: _Desk) -> State:
     if rules.beam_fraction is None or not isfinite(monitor):
         return state
     usual = median(state.flux) if len(state.flux) >= _ENOUGH_FLUX else nan
@@ -316,7 +290,7 @@ def _judge_flux(state: State, time: float, monitor: float, rules: Rules, desk: _
     return state._replace(flux=flux, dim_exposures=0)
 
 
-def _follow_leg(leg: _Leg, time: float, current: float, charge: float, step: int, rules: Rules, desk: _Desk) -> _Leg:
+def _follow_leg(leg: _Leg, time: float, current: float, charge: float, step: int, rules: Guardian, desk: _Desk) -> _Leg:
     """The leg with one more row, and whether charge or current go against it."""
     if rules.expected == "any":
         return leg
@@ -342,7 +316,7 @@ def _follow_leg(leg: _Leg, time: float, current: float, charge: float, step: int
     return leg._replace(wrong_rows=rows)
 
 
-def _with_charge(leg: _Leg, charge: float, rules: Rules) -> _Leg:
+def _with_charge(leg: _Leg, charge: float, rules: Guardian) -> _Leg:
     """The leg's direction, as soon as it is known, and the furthest charge along it."""
     direction = {"charge": 1, "discharge": -1}.get(rules.expected, leg.direction)
     if not isfinite(charge):
@@ -355,7 +329,7 @@ def _with_charge(leg: _Leg, charge: float, rules: Rules) -> _Leg:
     return leg._replace(direction=direction, start_mah=start, furthest_mah=furthest)
 
 
-def _follow_rest(rest: _Rest, time: float, voltage: float, current: float, rules: Rules, desk: _Desk) -> _Rest:
+def _follow_rest(rest: _Rest, time: float, voltage: float, current: float, rules: Guardian, desk: _Desk) -> _Rest:
     """The hold or the rest with one more row, and whether the voltage falls more than it may."""
     if not isfinite(voltage):
         return rest
@@ -374,7 +348,7 @@ def _follow_rest(rest: _Rest, time: float, voltage: float, current: float, rules
     return _follow_rate(rest, time, voltage, rules, desk)
 
 
-def _follow_rate(rest: _Rest, time: float, voltage: float, rules: Rules, desk: _Desk) -> _Rest:
+def _follow_rate(rest: _Rest, time: float, voltage: float, rules: Guardian, desk: _Desk) -> _Rest:
     """Means of the voltage over parts of the rest; the rate between two that follow each other is judged when the later is whole."""
     number = int((time - rest.since - rules.relaxation_s) // rules.self_discharge_window_s)
     if number < 0:
