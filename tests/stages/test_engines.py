@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from analytic import Spot
+from scipy.ndimage import gaussian_filter
 
 from operandi.errors import MissingBackendError, ShapeError
 from operandi.stages import engines
@@ -15,12 +16,13 @@ SPOTS = (Spot(0.3, -0.4, 0.15, 3.0), Spot(-0.25, 0.2, 0.45, 2.0, disc=True))
 FINE = (np.repeat(grid_mm(TRANSLATION), 9).reshape(N, 9) + PITCH * (np.arange(9) - 4) / 9).ravel()
 TRUTH = sum(s.image(FINE) for s in SPOTS).reshape(N, 9, N, 9).mean(axis=(1, 3))
 """Averages over voxels."""
-BOUNDS = {"fbp": 0.17, "sirt": 0.22, "cgls": 0.17, "mlem": 0.17, "tv": 0.17}
-"""Of the error against the truth, most of it at the disc's sharp edge."""
+BEAM = (TRANSLATION[:, None] + PITCH * (np.arange(5) - 2) / 5).ravel()
+"""A beam as wide as its step."""
+METHODS = ("fbp", "sirt", "cgls", "mlem", "tv")
 
 
 def labelled(axis_mm: float = AXIS, rotation: np.ndarray = ANGLE) -> xr.DataArray:
-    values = sum(s.project(rotation, TRANSLATION, axis_mm) for s in SPOTS)
+    values = sum(s.project(rotation, BEAM, axis_mm) for s in SPOTS).reshape(-1, N, 5).mean(axis=2)
     return xr.DataArray(values, {"rotation": rotation, "translation": TRANSLATION}, ("rotation", "translation"))
 
 
@@ -41,29 +43,67 @@ def nrmse(found: np.ndarray, truth: np.ndarray = TRUTH) -> float:
     return float(np.sqrt(np.mean((found - truth) ** 2) / np.mean(truth**2)))
 
 
-ALL = [("native", method) for method in BOUNDS] + [(engine, method) for engine, methods in engines.METHODS.items() for method in methods]
+TWO_VOXELS = nrmse(gaussian_filter(TRUTH, 0.85))
+"""The error of the truth at a resolution (full width at half maximum) of two voxels: what a beam of one step can be asked for."""
+
+
+def bound(engine: str, method: str) -> float:
+    return TWO_VOXELS + 0.1 * ((engine, method) == ("tomopy", "fbp"))  # gridrec gives values about a tenth too large
+
+
+ALL = [("native", method) for method in METHODS] + [(engine, method) for engine, methods in engines.METHODS.items() for method in methods]
 
 
 @pytest.mark.parametrize(("engine", "method"), ALL)
 def test_every_engine_and_method_finds_the_phantom(engine: str, method: str):
     needs(engine)
-    assert nrmse(by(engine, method, labelled())) < BOUNDS[method]
+    assert nrmse(by(engine, method, labelled())) < bound(engine, method)
 
 
 @pytest.mark.parametrize(("engine", "method"), [pair for pair in ALL if pair[0] != "native"])
 def test_every_engine_finds_the_phantom_about_an_axis_off_the_middle(engine: str, method: str):
     needs(engine)
     axis = AXIS + 2.3 * PITCH
-    assert nrmse(by(engine, method, labelled(axis), axis)) < 1.1 * BOUNDS[method]
+    assert nrmse(by(engine, method, labelled(axis), axis)) < 1.1 * bound(engine, method)
 
 
-@pytest.mark.parametrize(("method", "iterations"), [("sirt", 50), ("cgls", 15)])
-def test_iterative_methods_are_astras_with_its_strip_model(method: str, iterations: int):
+def test_sirt_is_astras_with_its_strip_model():
     needs("astra")
-    ours = by("native", method, labelled(), iterations=iterations, tolerance=0.0)
-    theirs = by("astra", method, labelled(), iterations=iterations)
-    assert nrmse(ours, theirs) < 0.02
-    assert nrmse(ours) < 1.05 * nrmse(theirs)
+    ours, theirs = by("native", "sirt", labelled(), iterations=50, tolerance=0.0), by("astra", "sirt", labelled(), iterations=50)
+    assert nrmse(ours, theirs) < 1e-4
+
+
+@pytest.mark.parametrize("iterations", [5, 15])
+def test_cgls_is_nearer_than_astras_to_the_method_in_double_precision(iterations: int):
+    """Rounding makes conjugate gradients fall behind: after 15 iterations astra's stand where 13 exact ones do."""
+    needs("astra")
+    values = labelled().to_numpy().ravel()
+    matrix = strips()
+    x, left, gradient = np.zeros(N * N), values.copy(), matrix.T @ values
+    direction, norm = gradient.copy(), gradient @ gradient
+    for _ in range(iterations):
+        along = matrix @ direction
+        step = norm / (along @ along)
+        x, left = x + step * direction, left - step * along
+        gradient = matrix.T @ left
+        before, norm = norm, gradient @ gradient
+        direction = gradient + norm / before * direction
+    exact = x.reshape(N, N)[::-1] / PITCH
+    ours, theirs = (by(e, "cgls", labelled(), iterations=iterations, **o) for e, o in (("native", {"tolerance": 0.0}), ("astra", {})))
+    assert nrmse(ours, exact) < 0.02
+    assert nrmse(ours, exact) < 1.1 * nrmse(theirs, exact)
+
+
+def strips():
+    """Astra's strip model as a sparse matrix (rotation · translation, row · column)."""
+    astra = pytest.importorskip("astra")
+    geometry = astra.create_proj_geom("parallel", 1.0, N, np.deg2rad(ANGLE))
+    projector = astra.create_projector("strip", geometry, astra.create_vol_geom(N, N))
+    identifier = astra.projector.matrix(projector)
+    matrix = astra.matrix.get(identifier).astype(float)
+    astra.matrix.delete(identifier)
+    astra.projector.delete(projector)
+    return matrix
 
 
 def test_astra_keeps_sirt_from_being_negative():
@@ -111,7 +151,10 @@ def test_a_sinogram_without_a_usable_projection_is_nan_for_a_peer(method: str):
 
 
 class _Tomopy:
-    """A TomoPy that tells how it is called, by its documented signature."""
+    """A TomoPy that tells how it is called, and puts a voxel at x = 3, y = 5 steps as libtomo does.
+
+    gridrec has the axis in column ceil(n / 2) and, its rows being turned over, in row n - 1 - ceil(n / 2).
+    """
 
     def __init__(self) -> None:
         self.calls: list[dict] = []
@@ -119,12 +162,14 @@ class _Tomopy:
     def recon(self, tomo, theta, center=None, sinogram_order=False, algorithm=None, init_recon=None, ncore=None, nchunk=None, **kwargs):
         self.calls.append({"shape": tomo.shape, "theta": theta, "center": center, "algorithm": algorithm, **kwargs})
         assert sinogram_order
-        found = np.zeros((tomo.shape[0], tomo.shape[2], tomo.shape[2]), np.float32)
-        found[:, tomo.shape[2] // 2 - 5, tomo.shape[2] // 2 + 3] = 1.0  # five rows above the middle: at positive y
+        n = tomo.shape[2]
+        axis = (n + 1) // 2 if algorithm == "gridrec" else n // 2
+        found = np.zeros((tomo.shape[0], n, n), np.float32)
+        found[:, n - 1 - axis - 5, axis + 3] = 1.0
         return found
 
 
-def test_tomopy_is_called_as_documented_and_its_first_row_is_at_the_largest_y(monkeypatch: pytest.MonkeyPatch):
+def test_tomopy_is_called_as_documented_and_its_axis_and_first_row_are_found(monkeypatch: pytest.MonkeyPatch):
     fake = _Tomopy()
     monkeypatch.setitem(__import__("sys").modules, "tomopy", fake)
     for method in engines.METHODS["tomopy"]:
@@ -134,5 +179,20 @@ def test_tomopy_is_called_as_documented_and_its_first_row_is_at_the_largest_y(mo
     gridrec, sirt, mlem = fake.calls
     assert (gridrec["algorithm"], gridrec["filter_name"], gridrec["shape"][1:]) == ("gridrec", "shepp", (90, 121))
     assert (sirt["algorithm"], sirt["num_iter"], mlem["algorithm"]) == ("sirt", 7, "mlem")
-    assert [c["center"] for c in fake.calls] == pytest.approx([60, 30, 30])
+    assert [c["center"] for c in fake.calls] == pytest.approx([60, 30.5, 30.5])  # the iterative ones count from the sample's edge
     np.testing.assert_allclose(sirt["theta"], np.deg2rad(ANGLE))
+
+
+@pytest.mark.parametrize("method", engines.METHODS["tomopy"])
+@pytest.mark.parametrize("n", [40, 41])
+def test_tomopy_puts_a_spot_where_it_is(method: str, n: int):
+    needs("tomopy")
+    translation = AXIS + (np.arange(n) - (n - 1) / 2) * PITCH
+    spot, axis, grid = Spot(0.2, -0.35, 0.12, 3.0), AXIS + 1.3 * PITCH, grid_mm(translation)
+    data = xr.DataArray(
+        spot.project(ANGLE, translation, axis), {"rotation": ANGLE, "translation": translation}, ("rotation", "translation")
+    )
+    found = by("tomopy", method, data, axis)
+    found = np.where(found > 0.3 * found.max(), found, 0)
+    assert (found * grid[None]).sum() / found.sum() == pytest.approx(spot.x, abs=0.1 * PITCH)
+    assert (found * grid[:, None]).sum() / found.sum() == pytest.approx(spot.y, abs=0.1 * PITCH)

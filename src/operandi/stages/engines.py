@@ -20,6 +20,8 @@ _ASTRA = {"fbp": "FBP", "sirt": "SIRT", "cgls": "CGLS", "mlem": "EM"}
 _ASTRA_FILTERS = {"ramp": "ram-lak", "shepp-logan": "shepp-logan", "cosine": "cosine", "hann": "hann"}
 _TOMOPY = {"fbp": "gridrec", "sirt": "sirt", "mlem": "mlem"}
 _TOMOPY_FILTERS = {"ramp": "ramlak", "shepp-logan": "shepp", "cosine": "cosine", "hann": "hann"}
+_TOMOPY_CUTOFF = (1.0, 8.0)
+"""hann reaches 0 at the highest frequency, not at half of it, which is TomoPy's default."""
 
 
 class Scan(NamedTuple):
@@ -88,18 +90,27 @@ def _by_astra(scan: Scan, method: str, filter_name: str, iterations: int, *, non
 
 
 def _by_tomopy(scan: Scan, method: str, filter_name: str, iterations: int) -> np.ndarray:
-    """fbp is gridrec, padded with zeros to twice the width, without which it folds over at the rim."""
+    """fbp is gridrec, padded with zeros to twice the width, without which it folds over at the rim.
+
+    TomoPy's first row is at the largest y. Its iterative methods count ``center`` from the edge of the first sample (libtomo
+    ``preprocessing``), gridrec from its middle; but gridrec lays the axis on a pixel, ceil(width / 2), where ours may be on an edge.
+    What gridrec gives is about a tenth too large, and is left so.
+    """
     tomopy: Any = _package("tomopy", "tomopy", "conda install -c conda-forge tomopy")
-    n = scan.projections.shape[1]
-    side = n // 2 if method == "fbp" else 0
+    n, gridrec = scan.projections.shape[1], method == "fbp"
+    side = n // 2 if gridrec else 0
     padded = np.pad(scan.projections, ((0, 0), (side, side), (0, 0)))
     sinograms = np.ascontiguousarray(np.moveaxis(padded if method != "mlem" else np.maximum(padded, 0), 2, 0))
-    settings: dict[str, Any] = {"filter_name": _TOMOPY_FILTERS[filter_name]} if method == "fbp" else {"num_iter": iterations}
-    angle, centre = np.deg2rad(scan.rotation_deg), scan.centre + side
-    found = tomopy.recon(sinograms, angle, center=centre, sinogram_order=True, algorithm=_TOMOPY[method], **settings)
-    # TomoPy centres its grid on the detector's axis of rotation, and its first row is at the largest y, as astra's
-    inner = found[:, side : side + n, side : side + n][:, ::-1]
-    return np.ascontiguousarray(np.moveaxis(inner, 0, 2)).astype(np.float32) / np.float32(scan.pitch_mm)
+    settings: dict[str, Any] = {"num_iter": iterations}
+    if gridrec:
+        settings = {"filter_name": _TOMOPY_FILTERS[filter_name], "filter_par": _TOMOPY_CUTOFF}
+    angle, centre = np.deg2rad(scan.rotation_deg), scan.centre + (side if gridrec else 0.5)
+    found = tomopy.recon(sinograms, angle, center=centre, sinogram_order=True, algorithm=_TOMOPY[method], **settings)[:, ::-1]
+    if gridrec:
+        found = found if n % 2 else ndimage.shift(found, (0, -0.5, -0.5), order=5, mode="constant")
+        first = (padded.shape[1] + 1) // 2 - n // 2
+        found = found[:, first : first + n, first : first + n]
+    return np.ascontiguousarray(np.moveaxis(found, 0, 2)).astype(np.float32) / np.float32(scan.pitch_mm)
 
 
 def _centred(projections: np.ndarray, centre: float) -> np.ndarray:
