@@ -8,13 +8,13 @@ same file. So reading finds the file in the system's cache, as it does behind a 
 import argparse
 import json
 import multiprocessing
-import resource
+import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,11 @@ from operandi.experiment_file import load_experiment
 from operandi.server.embedded import start_server
 from operandi.simulate.schedules import Schedule
 from operandi.sources.journal import Journal
-from operandi.worker import replay, run_worker
+from operandi.worker import STATUS_FILE, replay, run_worker
 
 DATASET = "entry/data/data"
+WORKER = [sys.executable, __file__, "--worker"]
+PATIENCE_S = 300.0
 PILATUS = (1679, 1475)
 LEVELS, NOISES = 8, 3
 RINGS = (1.53, 1.695, 1.779, 1.86, 2.687, 4.382, 4.595, 4.64, 4.916, 5.06)
@@ -240,19 +242,19 @@ def bench_images(folder: Path, size: Size = PILATUS_RUN, repeats: int = 2) -> di
 
 def bench_delay(folder: Path, size: Size = M) -> dict[str, Any]:
     """Seconds from the last document of a finished window until a client has read its maps; the worker had kept up before that."""
-    return {"name": "last image of a window to its maps at a client", "size": [180, 201, 2000], **_follow(folder, size), "limit_s": 3.0}
+    found = follow(folder, size)
+    return {
+        "name": "last image of a window to its maps at a client",
+        "size": [size.sets * size.rotations_per_set, size.translations, size.bins],
+        "delay_s": found["delay_s"],
+        "limit_s": 3.0,
+        "worker_cpu_s": found["cpu_s"],
+    }
 
 
 def bench_memory(folder: Path, size: Size = L) -> dict[str, Any]:
-    """Peak memory of a worker that makes one frame, against its float32 volume."""
-    command = [
-        sys.executable,
-        __file__,
-        "--follow",
-        str(folder),
-        json.dumps([size.sets, size.rotations_per_set, size.translations, size.bins]),
-    ]
-    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    """Peak memory of a worker's process that makes one frame, against its float32 volume."""
+    found = follow(folder, size)
     volume = 4 * size.translations**2 * size.bins / 1e9
     return {
         "name": "peak memory of a worker, its frame's volume",
@@ -266,55 +268,77 @@ def bench_memory(folder: Path, size: Size = L) -> dict[str, Any]:
     }
 
 
-def _follow(folder: Path, size: Size) -> dict[str, Any]:
-    """Let a worker follow a journal; hold back the last line of the run until everything before is integrated."""
+def follow(folder: Path, size: Size) -> dict[str, Any]:
+    """Let a worker in a process of its own follow a journal; hold back the last line of the run until all before it is integrated."""
     with Server(folder) as server:
         experiment = write_experiment(folder, size, server.uri)
         write_images(folder / "images.h5", size, experiment)
-        latest: list[Any] = [None]
-        stop = threading.Event()
-        worker = threading.Thread(
-            target=run_worker,
-            kwargs={
-                "experiment": experiment, "api_key": server.api_key, "stop": stop, "once": True,
-                "on_status": lambda status: latest.__setitem__(0, status),
-            },
-        )  # fmt: skip
-        worker.start()
-        while latest[0] is None:
-            time.sleep(0.05)
-        before = peak_gb()
         every = list(documents(experiment, size, folder / "images.h5"))
         late = 3  # the last line's event_page and stream_datum, and the stop
-        with Journal(experiment.publishing.journal) as journal:
+        with worker_process(folder, server) as worker, Journal(experiment.publishing.journal) as journal:
+            state = experiment.publishing.state
+            _await(worker, lambda: bool(_status(state)))
+            before = memory_gb(worker.pid)
             for name, doc in every[:-late]:
                 journal(name, doc)
-            while latest[0].images < (size.sets * size.rotations_per_set - 1) * size.translations:
-                time.sleep(0.05)
+            _await(worker, lambda: _status(state).get("images", 0) == (size.sets * size.rotations_per_set - 1) * size.translations)
             time.sleep(1.0)
             with client.open(server.uri) as catalog:
-                result = catalog.latest()
+                result, busy = catalog.latest(), cpu_s(worker.pid)
                 began = time.perf_counter()
                 for name, doc in every[-late:-1]:
                     journal(name, doc)
                 delay = _until_readable(result, began)
+            busy = cpu_s(worker.pid) - busy
             journal(*every[-1])
-            worker.join()
-    return {"delay_s": round(delay, 2), "peak_gb": round(peak_gb(), 2), "before_gb": round(before, 2)}
+            _await(worker, lambda: bool(_status(state).get("finished")))
+            peak = memory_gb(worker.pid)
+    return {"delay_s": round(delay, 2), "cpu_s": round(busy, 2), "peak_gb": round(peak, 2), "before_gb": round(before, 2)}
 
 
-def _until_readable(result: Any, began: float) -> float:
-    while time.perf_counter() - began < 60:
+@contextmanager
+def worker_process(folder: Path, server: Server) -> Iterator[subprocess.Popen]:
+    """A worker that follows the journal of the experiment in ``folder``."""
+    with subprocess.Popen([*WORKER, str(folder / "experiment.yml"), server.api_key]) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+def _status(state: Path) -> dict[str, Any]:
+    """What the worker last said of itself; nothing before it is ready for a run."""
+    file = state / STATUS_FILE
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def _await(worker: subprocess.Popen, condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        if worker.poll() is not None or time.monotonic() > deadline:
+            raise TimeoutError(f"the worker ended, or did not come so far within {PATIENCE_S:g} s")
+        time.sleep(0.05)
+
+
+def _until_readable(result: client.Result, began: float) -> float:
+    while time.perf_counter() - began < PATIENCE_S:
         if len(result.steps):
-            np.asarray(result.maps["intensity"])
+            np.asarray(result.frame(0).maps["intensity"])
             return time.perf_counter() - began
-        time.sleep(0.02)
-    raise TimeoutError("the maps are not there after a minute")
+        time.sleep(0.05)
+    raise TimeoutError(f"the maps are not there after {PATIENCE_S:g} s")
 
 
-def peak_gb() -> float:
-    """The most memory that this process ever held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+def memory_gb(pid: int) -> float:
+    """The most memory that a process ever held (Linux)."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e9
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time that a process has taken (Linux)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main(large: bool = False) -> list[dict[str, Any]]:
@@ -329,13 +353,10 @@ def main(large: bool = False) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--large", action="store_true", help="also the peak memory with L (401 × 401 × 2000)")
-    parser.add_argument("--follow", nargs=2, metavar=("FOLDER", "SIZE"), help=argparse.SUPPRESS)
+    parser.add_argument("--worker", nargs=2, metavar=("EXPERIMENT", "KEY"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    if chosen.follow:
-        given: Mapping[str, int] = dict(
-            zip(("sets", "rotations_per_set", "translations", "bins"), json.loads(chosen.follow[1]), strict=True)
-        )
-        print(json.dumps(_follow(Path(chosen.follow[0]), Size(**given, shape=L.shape, pixel_m=L.pixel_m))))
+    if chosen.worker:
+        run_worker(load_experiment(chosen.worker[0]), api_key=chosen.worker[1])
     else:
         for row in main(chosen.large):
             print(json.dumps(row))

@@ -6,10 +6,11 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from operandi import provenance
 from operandi.errors import DocumentError
@@ -24,6 +25,9 @@ from operandi.sources.replay import TILED_PATCHES
 log = logging.getLogger(__name__)
 
 LOOK_S = 0.5
+YIELD_S = 0.05
+LONG_S = 0.3
+"""An event that takes longer than a line of a scan completes a set."""
 SINCE = "since"
 STATUS_FILE = "status.json"
 STATUS_EVERY_S = 0.25
@@ -49,6 +53,26 @@ class StatusFile:
         new = self._file.with_suffix(".new")
         new.write_text(json.dumps(plain))
         os.replace(new, self._file)
+
+
+class WatchedCallback(Callback):
+    """The processing, which also tells when readers wait for it."""
+
+    _since: float | None = None
+
+    def take(self, event: Any) -> None:
+        """Fold one event of the open run."""
+        self._since = time.monotonic()
+        try:
+            super().take(event)
+        finally:
+            self._since = None
+
+    @property
+    def pressed(self) -> bool:
+        """Whether a set is being completed, or results wait for the server; may be asked from another thread."""
+        since = self._since
+        return self.sink.backlog > 0 or (since is not None and time.monotonic() - since > LONG_S)
 
 
 def make_sink(experiment: Experiment, *, api_key: str | None, root: str = PROCESSED) -> TiledSink:
@@ -86,7 +110,7 @@ def run_worker(
     stop = stop or threading.Event()
     since = _first_started(experiment.publishing.state)
     on_status = StatusFile(experiment.publishing.state, on_status)
-    callback = Callback(experiment, make_sink(experiment, api_key=api_key), on_status=on_status)
+    callback = WatchedCallback(experiment, make_sink(experiment, api_key=api_key), on_status=on_status)
     on_status(Status(message=f"waiting for a run in {experiment.publishing.journal}"))
     completed: list[str] = []
     while not stop.is_set() and not (once and completed):
@@ -95,10 +119,20 @@ def run_worker(
             stop.wait(LOOK_S)
             continue
         with RawPublisher(experiment.publishing.tiled, api_key=api_key, patches=TILED_PATCHES) as raw:
-            published = raw.publish(run.uid, lambda stopped, path=run.path: journal.follow_run(path, stop=stopped))
+            published = raw.publish(
+                run.uid, lambda stopped, path=run.path: _unhurried(journal.follow_run(path, stop=stopped), callback, stopped)
+            )
             completed += _process_run(experiment, callback, run, stop)
             _await_raw(published, run.uid, stop)
     return completed
+
+
+def _unhurried(documents: Iterable[Document], callback: WatchedCallback, stopped: threading.Event) -> Iterator[Document]:
+    """Documents for the raw run, held back while a reader waits for results: both go through one processor and one server."""
+    for document in documents:
+        while callback.pressed and not stopped.wait(YIELD_S):
+            pass
+        yield document
 
 
 def _await_raw(published: Future[bool], uid: str, stop: threading.Event) -> None:

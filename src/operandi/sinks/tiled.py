@@ -78,7 +78,8 @@ class TiledSink:
     @property
     def backlog(self) -> int:
         """Number of operations that the server has not taken yet."""
-        return 0 if self._open is None else self._open.backlog
+        publication = self._open  # another thread may ask while this one closes it
+        return 0 if publication is None else publication.backlog
 
     @property
     def retries(self) -> int:
