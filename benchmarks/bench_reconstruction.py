@@ -1,18 +1,22 @@
 """Filtered back projection of all channels at once: against the astra toolbox, with errors, and live.
 
 Run as ``python benchmarks/bench_reconstruction.py [repeats]``. Every repeat runs all calls of a row in turn, in one process; times are
-medians over repeats, ratios medians of the ratios within each repeat. astra takes a few channels on one core, and its time is scaled to
-all of them: its loop costs the same for each.
+medians over repeats, ratios medians of the ratios within each repeat. Peers take a few channels, and their time is scaled to all of them:
+their loops cost the same for each. Beside the times there is the processor's time of all threads, which other work on the machine
+disturbs less; its ratio is work against work, whatever the number of threads.
 """
 
 import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
+import limits
 import numpy as np
+import xarray as xr
 
 from operandi.errors import MissingBackendError
 from operandi.stages import volumes
@@ -40,60 +44,91 @@ def sinogram(n_rotation: int, n_translation: int, n_q: int) -> tuple[np.ndarray,
     return total, rotation, translation
 
 
-def interleaved(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each call, for every repeat, after one that does not count."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
+class Took(NamedTuple):
+    """Seconds of one call: of the clock, and of the processor in all threads."""
+
+    wall: float
+    cpu: float
+
+
+def interleaved(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[Took]]:
+    """What each call took in every repeat, after one that does not count."""
+    times: dict[str, list[Took]] = {name: [] for name in calls}
     for repeat in range(repeats + 1):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start, used = time.perf_counter(), time.process_time()
             call()
             if repeat:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(Took(time.perf_counter() - start, time.process_time() - used))
     return times
 
 
-def ratio(numerator: list[float], denominator: list[float], scale: float = 1.0) -> float:
-    """Median of the ratios within each repeat."""
-    return round(scale * median(n / d for n, d in zip(numerator, denominator, strict=True)), 2)
+def wall(times: list[Took], scale: float = 1.0) -> float:
+    """Median, of the clock."""
+    return float(f"{scale * median(t.wall for t in times):.3g}")
 
 
-def against_astra(size: str, repeats: int) -> Row:
-    """FBP, its share of the machine's arithmetic, and the difference from astra's strip model."""
-    import astra  # noqa: F401
-    import limits
-    import xarray as xr
-
-    data, rotation, translation = sinogram(*SIZES[size])
-    n_q = data.shape[2]
-    part = xr.DataArray(
-        np.ascontiguousarray(data[:, :, :: n_q // PEER_CHANNELS[size]][:, :, : PEER_CHANNELS[size]]),
-        {"rotation": rotation, "translation": translation},
-        ("rotation", "translation", "q"),
-    )
-    peer = lambda: reconstruct(part, axis=0.0, engine="astra")["intensity"].to_numpy()  # noqa: E731
-    peak: list[float] = []
-    times = interleaved(
-        {
-            "ours": lambda: volumes.partial_volume(data, rotation, translation, 0.0),
-            "peer": peer,
-            "peak": lambda: peak.append(limits.fma_peak()),
-        },
-        repeats,
-    )
-    scale, whole = n_q / part.sizes["q"], (CHANNELS_OF_L / n_q if size == "L" else 1.0)
-    updates = data.shape[0] * data.shape[1] ** 2 * n_q + data.shape[0] * data.shape[1] ** 2 * n_q // 4
-    one, other = reconstruct(part, axis=0.0)["intensity"].to_numpy(), peer()
-    share = median(4 * updates / took / most for took, most in zip(times["ours"], peak[1:], strict=True))
+def ratios(numerator: list[Took], denominator: list[Took], scale: float = 1.0) -> Row:
+    """Medians of the ratios within each repeat, by the clock and by the processor."""
+    pairs = list(zip(numerator, denominator, strict=True))
     return {
-        "name": "fbp" if whole == 1.0 else f"fbp, measured on {n_q} channels, times scaled to {CHANNELS_OF_L}",
-        "size": size,
-        "ours_s": round(whole * median(times["ours"]), 3),
-        "peer": f"astra loop, 1 core, scaled from {part.sizes['q']} channels",
-        "peer_s": round(whole * scale * median(times["peer"]), 1),
-        "ratio": ratio(times["peer"], times["ours"], scale),
-        "accuracy": f"nrmse {np.sqrt(np.mean((one - other) ** 2) / np.mean(other**2)):.5f}",
-        "limit": f"{100 * share:.0f} % of the multiply-adds that the machine does",
+        "ratio": round(scale * median(n.wall / d.wall for n, d in pairs), 2),
+        "ratio_cpu": round(scale * median(n.cpu / d.cpu for n, d in pairs), 2),
     }
+
+
+def by_skimage(part: xr.DataArray) -> np.ndarray:
+    """scikit-image's FBP, a loop over channels."""
+    iradon = import_module("skimage.transform").iradon
+    channels = [iradon(part[:, :, i].to_numpy().T, part["rotation"].to_numpy(), filter_name="ramp") for i in range(part.sizes["q"])]
+    return np.stack(channels, axis=-1)[::-1] / PITCH_MM
+
+
+def by_engine(engine: Any) -> Callable[[xr.DataArray], np.ndarray]:
+    """Another engine behind `reconstruct`."""
+    return lambda part: reconstruct(part, axis=0.0, engine=engine)["intensity"].to_numpy()
+
+
+PEERS: dict[str, Callable[[xr.DataArray], np.ndarray]] = {
+    "astra loop, 1 core": by_engine("astra"),
+    "tomopy gridrec, padded": by_engine("tomopy"),
+    "skimage iradon loop": by_skimage,
+}
+
+
+def against_peers(size: str, repeats: int) -> Iterator[Row]:
+    """FBP, its share of the machine's arithmetic, and the difference from peers: astra's is that from its strip model."""
+    data, rotation, translation = sinogram(*SIZES[size])
+    n_q, taken = data.shape[2], PEER_CHANNELS[size]
+    few = np.ascontiguousarray(data[:, :, :: n_q // taken][:, :, :taken])
+    part = xr.DataArray(few, {"rotation": rotation, "translation": translation}, ("rotation", "translation", "q"))
+    one, others, peak = reconstruct(part, axis=0.0)["intensity"].to_numpy(), dict[str, np.ndarray](), list[float]()
+    calls: dict[str, Callable[[], object]] = {
+        "ours": lambda: volumes.partial_volume(data, rotation, translation, 0.0),
+        "peak": lambda: peak.append(limits.fma_peak()),
+    }
+    for name, peer in PEERS.items():
+        try:
+            others[name] = peer(part)
+        except (ImportError, MissingBackendError) as error:
+            yield {"name": "fbp", "size": size, "peer": f"missing: {error}"}
+        else:
+            calls[name] = lambda peer=peer: peer(part)
+    times = interleaved(calls, repeats)
+    scale, whole = n_q / taken, (CHANNELS_OF_L / n_q if size == "L" else 1.0)
+    multiply_adds = data.shape[0] * data.shape[1] ** 2 * n_q * 2.5  # two for each voxel, and the filter's taps
+    share = median(2 * multiply_adds / took.wall / most for took, most in zip(times["ours"], peak[1:], strict=True))
+    for name, other in others.items():
+        yield {
+            "name": "fbp" if whole == 1.0 else f"fbp, measured on {n_q} channels, times scaled to {CHANNELS_OF_L}",
+            "size": size,
+            "ours_s": wall(times["ours"], whole),
+            "peer": f"{name}, scaled from {taken} channels",
+            "peer_s": wall(times[name], whole * scale),
+            **ratios(times[name], times["ours"], scale),
+            "accuracy": f"nrmse {np.sqrt(np.mean((one - other) ** 2) / np.mean(other**2)):.5f}",
+            "limit": f"{100 * share:.0f} % of the multiply-adds that the machine does",
+        }
 
 
 def around(size: str, repeats: int) -> Iterator[Row]:
@@ -134,24 +169,19 @@ def around(size: str, repeats: int) -> Iterator[Row]:
             yield {
                 "name": name,
                 "size": size,
-                "ours_s": round(median(times[name]), 4),
+                "ours_s": wall(times[name]),
                 "peer": "a whole reconstruction",
-                "peer_s": round(median(times["volume"]), 3),
-                "ratio": ratio(times[name], times["volume"]) if sigma else ratio(times["volume"], times[name]),
+                "peer_s": wall(times["volume"]),
+                **(ratios(times[name], times["volume"]) if sigma else ratios(times["volume"], times[name])),
                 "accuracy": "exact" if sigma else f"{off:.1e} of the maximum from the batch",
                 "limit": "costs at most 2.5 times" if sigma else "reading and writing the volume",
             }
 
 
 def main(repeats: int = 3) -> list[Row]:
-    """All rows of the reconstruction's table; those against astra only where it is installed."""
+    """All rows of the reconstruction's table; those of peers only where they are installed."""
     volumes.warm_up()
-    rows: list[Row] = []
-    for size in SIZES:
-        try:
-            rows.append(against_astra(size, repeats if size != "L" else 1))
-        except (ImportError, MissingBackendError) as error:
-            rows.append({"name": "fbp", "size": size, "peer": f"missing: {error}"})
+    rows = [row for size in SIZES for row in against_peers(size, repeats if size != "L" else 1)]
     return [*rows, *around("M", repeats)]
 
 

@@ -47,6 +47,27 @@ def test_the_axis_is_found_and_a_single_channel_needs_no_q():
     assert result["intensity"].dims == ("y", "x")
 
 
+def test_q_may_decrease_and_its_channels_stay_with_it():
+    there, back = (reconstruct(data, axis=CENTRE) for data in (labelled(), labelled()[:, :, ::-1]))
+    np.testing.assert_array_equal(back["q"], [2.0, 1.0])
+    xr.testing.assert_identical(back.sortby("q"), there)
+
+
+def test_one_angle_gives_a_volume_with_its_sigma():
+    data = labelled()[:1]
+    result = reconstruct(data, axis=CENTRE, sigma=xr.full_like(data, 0.1))
+    assert np.isfinite(result["intensity"]).all()
+    assert (result["sigma"][20:-20, 20:-20] > 0).all()
+
+
+@pytest.mark.parametrize("method", ["sirt", "cgls", "mlem", "tv"])
+def test_a_sigma_of_another_shape_is_refused(method):
+    data = labelled()
+    for wrong in (data[:, :, :1], data[:-1], data.isel(q=0, drop=True)):
+        with pytest.raises(ShapeError, match="sigma"):
+            reconstruct(data, axis=CENTRE, method=method, sigma=wrong, bootstrap=0)
+
+
 def test_fbp_agrees_with_astra():
     pytest.importorskip("astra")
     native, peer = (reconstruct(labelled(), axis=CENTRE, engine=engine)["intensity"].to_numpy() for engine in ("native", "astra"))
