@@ -27,7 +27,9 @@ _EMPTY, _NO_SLAB = np.empty((0, 0), np.float32), np.empty((0, 1, 1, kernel.CHANN
 _NO_SQUARES = np.empty((0, 1, kernel.CHANNELS), np.float32)
 _TV_BALANCE = 0.2
 """Share of the gradient in the steps of the volume."""
-_TV_STRENGTH, _TV_LEAST_NOISE, _TV_FIRST_STOP = 1.0, 1e-3, 20
+_TV_STRENGTH, _TV_LEAST_NOISE, _TV_FIRST_STOP = 0.7, 1e-3, 20
+_MOST_MOMENTS = 16
+"""Higher ones tell nothing more about the noise, and feel the width of the beam."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ def iterate(
         noise = None if how.noise is None else how.noise[part]
         target = None if noise is None or how.method == "tv" else known[:, :, part].sum(axis=(0, 1)) * (noise / scale) ** 2
         watch = _Watch.of(_slabs(cells / scale), how, target, None if limits is None else limits[part], volume[:, :, part], used[part])
-        solve(projector, watch, how.nonnegative, _per_slab(_strength(cells, noise, how) / scale))
+        solve(projector, watch, how.nonnegative, _per_slab(_strength(cells, np.deg2rad(rotation_deg), noise, how) / scale))
         volume[:, :, part] *= scale / np.float32(pitch_mm)
         volume[:, :, part][:, :, ~known[:, :, part].any(axis=(0, 1))] = np.nan
     return volume, used
@@ -118,22 +120,54 @@ def _scales(cells: np.ndarray) -> np.ndarray:
     return np.where(largest > 0, largest, 1.0).astype(np.float32)
 
 
-def _strength(cells: np.ndarray, noise: np.ndarray | None, how: Iterations) -> np.ndarray:
-    """(q,) weight of the total variation: by the noise that all projections bring to a voxel, or else a small share of the signal."""
+def _strength(cells: np.ndarray, angle: np.ndarray, noise: np.ndarray | None, how: Iterations) -> np.ndarray:
+    """(q,) weight of the total variation: what the noise of all projections adds up to in a voxel, or else a small share of the signal.
+
+    Some part of that force is needed to hold noise down, whatever the object is. More suits flat and smooth objects, less fine ones.
+    """
     if how.method != "tv" or how.strength is not None:
         return np.full(cells.shape[2], how.strength or 0.0)
     known = np.where(np.isfinite(cells).any(axis=(0, 1)), cells, 0.0)
     signal = np.sqrt(np.nanmean(known**2, axis=(0, 1), dtype=float))
-    noise = _estimated_noise(cells) if noise is None else noise
+    noise = _estimated_noise(cells, angle) if noise is None else noise
     return _TV_STRENGTH * np.sqrt(len(cells)) * np.maximum(noise, _TV_LEAST_NOISE * signal)
 
 
-def _estimated_noise(cells: np.ndarray) -> np.ndarray:
-    """(q,) standard deviation of what is not straight within three neighbouring samples, robustly, from at most 32 projections or so."""
+def _estimated_noise(cells: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """(q,) standard deviation of a cell: the smaller of two estimates, either of which takes something else for noise.
+
+    One takes fine structure for noise, the other what changes between projections, or lies beyond the scanned width.
+    """
+    return np.fmin(_bent(cells), _inconsistent(cells, angle))
+
+
+def _bent(cells: np.ndarray) -> np.ndarray:
+    """(q,) by what is not straight within three neighbouring samples, robustly, from at most 32 projections or so."""
     bent = np.abs(np.diff(cells[:: -(-len(cells) // 32)], 2, axis=1)).reshape(-1, cells.shape[2])
     if bent.size == 0:
         return np.zeros(cells.shape[2])
     return 1.4826 / np.sqrt(6) * np.nanmedian(np.where(np.isfinite(bent).any(axis=0), bent, 0.0), axis=0)
+
+
+def _inconsistent(cells: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """(q,) by what no object can project, from the projections that are whole; NaN where fewer than three are.
+
+    Moment m of the projections over the translation is a trigonometric polynomial of degree m of the angle (Ludwig 1966,
+    doi:10.1002/cpa.3160190207).
+    """
+    whole = np.isfinite(cells).all(axis=(1, 2))
+    if (n := int(whole.sum())) < 3:
+        return np.full(cells.shape[2], np.nan)
+    degree = min((n - 1) // 2, cells.shape[1] // 4, _MOST_MOMENTS)
+    across = np.linalg.qr(np.polynomial.legendre.legvander(np.linspace(-1, 1, cells.shape[1]), degree))[0]
+    moments = np.einsum("pnq,nm->mpq", cells[whole], across, optimize=True)
+    squares, free = np.zeros(cells.shape[2]), 0
+    for m, moment in enumerate(moments):
+        turns = np.outer(angle[whole], np.arange(1, m + 1))
+        basis = np.linalg.qr(np.hstack([np.ones((n, 1)), np.cos(turns), np.sin(turns)]))[0]
+        squares += np.sum((moment - basis @ (basis.T @ moment)) ** 2, axis=0)
+        free += n - basis.shape[1]
+    return np.sqrt(squares / free)
 
 
 def _per_slab(values: np.ndarray) -> np.ndarray:
