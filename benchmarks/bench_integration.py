@@ -8,6 +8,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,7 +21,7 @@ from pyFAI.detectors import Detector
 from pyFAI.integrator.azimuthal import AzimuthalIntegrator
 
 from operandi.sources.assets import AssetReader
-from operandi.stages.patterns import build_integrator, warm_up
+from operandi.stages.patterns import Integrator, build_integrator
 
 SHAPE, Q_RANGE, THREADS = (1679, 1475), (0.4, 8.0), 2
 IMAGE_BYTES = SHAPE[0] * SHAPE[1] * 4
@@ -32,6 +34,7 @@ def calibration() -> AzimuthalIntegrator:
     return AzimuthalIntegrator(dist=0.544, poni1=0.1444, poni2=0.1268, wavelength=1.746e-11, detector=detector)
 
 
+@cache
 def images(n: int, seed: int = 0) -> np.ndarray:
     """Photon counts (image, row, column) int32: rings on a falling background, under Poisson noise."""
     q = calibration().array_from_unit(SHAPE, "center", "q_A^-1", scale=True)
@@ -41,52 +44,82 @@ def images(n: int, seed: int = 0) -> np.ndarray:
     return np.concatenate([some] * (-(-n // len(some))))[:n]
 
 
-def interleaved(calls: dict[str, tuple[Callable[[], object], int]], repeats: int) -> dict[str, list[float]]:
-    """Milliseconds per image of each call, for every repeat; a call comes with the number of images that it takes."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds per image of every repeat, on the clock and of all cores together."""
+
+    wall_s: list[float]
+    cpu_s: list[float]
+
+
+def interleaved(calls: dict[str, tuple[Callable[[], object], int]], repeats: int) -> dict[str, Times]:
+    """Times of each call; a call comes with the number of images that it takes."""
+    times = {name: Times([], []) for name in calls}
     for call, _ in calls.values():
         call()
     for _ in range(repeats):
         for name, (call, n_images) in calls.items():
-            start = time.perf_counter()
+            wall, cpu = time.perf_counter(), time.process_time()
             call()
-            times[name].append((time.perf_counter() - start) / n_images * 1e3)
+            times[name].wall_s.append((time.perf_counter() - wall) / n_images)
+            times[name].cpu_s.append((time.process_time() - cpu) / n_images)
     return times
 
 
-def by_pyfai(method: str, n_q: int, algorithm: str) -> Callable[[Callable[[int], np.ndarray], int], None]:
-    """Integrate images 0 … n - 1 with pyFAI in a pool of threads, one integrator each."""
-    integrators = [calibration() for _ in range(THREADS)]
+Peer = Callable[[Callable[[int], np.ndarray], int], None]
+
+
+@cache
+def by_pyfai(call: str, method: str, n_q: int, algorithm: str, error_model: str = "poisson") -> Peer:
+    """Integrate images 0 … n - 1 with a method of pyFAI's integrator in a pool of threads, one integrator each.
+
+    Both are made ready one after the other: numexpr, which pyFAI uses for that, crashes in two threads at once (pyFAI 2026.9.0).
+    """
+    calls = [getattr(calibration(), call) for _ in range(THREADS)]
+
+    def integrate(thread: int, image: np.ndarray) -> None:
+        calls[thread](
+            image, n_q, unit="q_A^-1", radial_range=Q_RANGE, method=(method, algorithm, "cython"), error_model=error_model,
+            polarization_factor=0.99, correctSolidAngle=True,
+        )  # fmt: skip
 
     def share(job: tuple[int, Callable[[int], np.ndarray], int]) -> None:
         thread, image, n = job
         for i in range(thread, n, THREADS):
-            integrators[thread].integrate1d(
-                image(i), n_q, unit="q_A^-1", radial_range=Q_RANGE, method=(method, algorithm, "cython"), error_model="poisson",
-                polarization_factor=0.99, correctSolidAngle=True,
-            )  # fmt: skip
+            integrate(thread, image(i))
 
     def run(image: Callable[[int], np.ndarray], n: int) -> None:
         with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(share, [(thread, image, n) for thread in range(THREADS)]))
 
+    for thread in range(THREADS):
+        integrate(thread, np.ones(SHAPE, np.int32))
     return run
 
 
-def row(name: str, times: dict[str, list[float]], peer: str, bandwidth: float | None) -> dict[str, Any]:
+@cache
+def by_us(method: str, n_q: int) -> Integrator:
+    """Our integrator."""
+    return build_integrator(calibration(), shape=SHAPE, q_range=Q_RANGE, n_q=n_q, method=method)
+
+
+def row(name: str, times: dict[str, Times], peer: str, bandwidth: float | None) -> dict[str, Any]:
     """One line of the table: medians per image, the median of the ratios within each repeat, and the fraction of the limit.
 
     The limit is the memory bandwidth: each image has to be read once.
     """
-    ours_s = median(times["ours"]) / 1e3
+    ours, theirs = times["ours"], times[peer]
     return {
         "name": f"integration, {name}",
         "size": f"{SHAPE[0]} x {SHAPE[1]} int32",
-        "ours_s": ours_s,
+        "ours_s": median(ours.wall_s),
+        "ours_cpu_s": median(ours.cpu_s),
         "peer": peer,
-        "peer_s": median(times[peer]) / 1e3,
-        "ratio": median(theirs / ours for ours, theirs in zip(times["ours"], times[peer], strict=True)),
-        "limit": None if bandwidth is None else {"name": "memory bandwidth", "fraction": IMAGE_BYTES / ours_s / bandwidth},
+        "peer_s": median(theirs.wall_s),
+        "peer_cpu_s": median(theirs.cpu_s),
+        "ratio": median(b / a for a, b in zip(ours.wall_s, theirs.wall_s, strict=True)),
+        "ratio_cpu": median(b / a for a, b in zip(ours.cpu_s, theirs.cpu_s, strict=True)),
+        "limit": None if bandwidth is None else {"name": "memory bandwidth", "fraction": IMAGE_BYTES / median(ours.wall_s) / bandwidth},
     }
 
 
@@ -99,24 +132,26 @@ def bandwidth_of_memory() -> float | None:
     return memory_bandwidth()
 
 
-def bench_memory(bandwidth: float | None, n_images: int = 64, repeats: int = 5) -> Iterator[dict[str, Any]]:
+def bench_memory(bandwidth: float | None, repeats: int, n_images: int = 64) -> Iterator[dict[str, Any]]:
     """Patterns of images in memory, per splitting and number of bins."""
     block = images(n_images)
-    for method, n_q in (("full", 1000), ("full", 2000), ("no", 1000), ("no", 2000)):
-        integrator = build_integrator(calibration(), shape=SHAPE, q_range=Q_RANGE, n_q=n_q, method=method)
-        same, best = by_pyfai(method, n_q, "csr"), by_pyfai(method, n_q, "csc")
-        calls: dict[str, tuple[Callable[[], object], int]] = {
-            "ours": (lambda integrator=integrator: integrator(block), n_images),
-            "pyFAI csr, pool of 2": (lambda same=same: same(block.__getitem__, 4), 4),
-            "pyFAI csc, pool of 2": (lambda best=best: best(block.__getitem__, 4), 4),
-        }
+    for method, n_q, algorithms in (
+        ("full", 1000, ("csr", "csc")),
+        ("no", 1000, ("csr", "csc")),
+        ("full", 2000, ("csr",)),
+        ("no", 2000, ("csc",)),
+    ):
+        integrator = by_us(method, n_q)
+        calls: dict[str, tuple[Callable[[], object], int]] = {"ours": (lambda integrator=integrator: integrator(block), n_images)}
+        for algorithm in algorithms:
+            peer = by_pyfai("integrate1d", method, n_q, algorithm)
+            calls[f"pyFAI {algorithm}, pool of 2"] = (lambda peer=peer: peer(block.__getitem__, 4), 4)
         times = interleaved(calls, repeats)
-        for peer in calls:
-            if peer != "ours":
-                yield row(f"memory, {method}, {n_q} bins", times, peer, bandwidth)
+        for peer in list(calls)[1:]:
+            yield row(f"memory, {method}, {n_q} bins", times, peer, bandwidth)
 
 
-def bench_file(folder: Path, bandwidth: float | None, n_images: int = 64, repeats: int = 5) -> Iterator[dict[str, Any]]:
+def bench_file(folder: Path, bandwidth: float | None, repeats: int, n_images: int = 64) -> Iterator[dict[str, Any]]:
     """Patterns of a bitshuffle-LZ4 file, one image a chunk."""
     path = folder / "images.h5"
     with h5py.File(path, "w") as file:
@@ -126,8 +161,7 @@ def bench_file(folder: Path, bandwidth: float | None, n_images: int = 64, repeat
         assert isinstance(stored, h5py.Dataset)
         memory = np.empty((32, *SHAPE), np.int32)
         for n_q in (1000, 2000):
-            integrator = build_integrator(calibration(), shape=SHAPE, q_range=Q_RANGE, n_q=n_q)
-            peer = by_pyfai("full", n_q, "csr")
+            integrator, peer = by_us("full", n_q), by_pyfai("integrate1d", "full", n_q, "csr")
 
             def ours(integrator=integrator) -> None:
                 for start in range(0, n_images, 32):
@@ -136,47 +170,43 @@ def bench_file(folder: Path, bandwidth: float | None, n_images: int = 64, repeat
             calls: dict[str, tuple[Callable[[], object], int]] = {
                 "ours": (ours, n_images),
                 "h5py + pyFAI csr, pool of 2": (lambda peer=peer: peer(stored.__getitem__, 4), 4),
-                "reading alone": (lambda: reader.read_block(path, DATASET, 0, 32, out=memory), 32),
+                "our reading alone": (lambda: reader.read_block(path, DATASET, 0, 32, out=memory), 32),
             }
             times = interleaved(calls, repeats)
-            yield row(f"bitshuffle-LZ4 file, full, {n_q} bins", times, "h5py + pyFAI csr, pool of 2", bandwidth)
-            yield row(f"bitshuffle-LZ4 file, full, {n_q} bins", times, "reading alone", bandwidth)
+            for other in list(calls)[1:]:
+                yield row(f"bitshuffle-LZ4 file, full, {n_q} bins", times, other, bandwidth)
 
 
-def bench_robust(bandwidth: float | None, n_images: int = 8, repeats: int = 3) -> Iterator[dict[str, Any]]:
+def bench_robust(bandwidth: float | None, repeats: int, n_images: int = 4) -> Iterator[dict[str, Any]]:
     """Sigma clipping and medians against pyFAI's own."""
-    block, calibrations = images(n_images), [calibration() for _ in range(THREADS)]
-    for averaging, call in (("clipped", "sigma_clip_ng"), ("median", "medfilt1d_ng")):
+    block = images(n_images)
+    for averaging, call, error_model in (("clipped", "sigma_clip_ng", "azimuthal"), ("median", "medfilt1d_ng", "poisson")):
         integrator = build_integrator(calibration(), shape=SHAPE, q_range=Q_RANGE, averaging=averaging)
-
-        def share(thread: int, call: str = call) -> None:
-            getattr(calibrations[thread], call)(
-                block[thread], 1000, unit="q_A^-1", radial_range=Q_RANGE, method=("no", "csr", "cython"), error_model="azimuthal",
-                polarization_factor=0.99,
-            )  # fmt: skip
-
-        def peer(share: Callable[[int], None] = share) -> None:
-            with ThreadPoolExecutor(THREADS) as pool:
-                list(pool.map(share, range(THREADS)))
-
+        peer = by_pyfai(call, "no", 1000, "csr", error_model)
         calls: dict[str, tuple[Callable[[], object], int]] = {
             "ours": (lambda integrator=integrator: integrator(block), n_images),
-            f"pyFAI {call}, pool of 2": (peer, THREADS),
+            f"pyFAI {call}, pool of 2": (lambda peer=peer: peer(block.__getitem__, THREADS), THREADS),
         }
         yield row(f"memory, {averaging}, 1000 bins", interleaved(calls, repeats), f"pyFAI {call}, pool of 2", bandwidth)
 
 
+def rows(repeats: int) -> Iterator[dict[str, Any]]:
+    """The rows of the table, one after the other."""
+    bandwidth = bandwidth_of_memory()
+    yield from bench_memory(bandwidth, repeats)
+    with tempfile.TemporaryDirectory() as folder:
+        yield from bench_file(Path(folder), bandwidth, repeats)
+    yield from bench_robust(bandwidth, min(repeats, 3))
+
+
 def main(repeats: int = 5) -> list[dict[str, Any]]:
     """All rows of the integration's table."""
-    bandwidth = bandwidth_of_memory()
-    warm_up(build_integrator(calibration(), shape=SHAPE, q_range=Q_RANGE, method="no"))
-    with tempfile.TemporaryDirectory() as folder:
-        rows = [*bench_memory(bandwidth, repeats=repeats), *bench_file(Path(folder), bandwidth, repeats=repeats)]
-    return [*rows, *bench_robust(bandwidth)]
+    return list(rows(repeats))
 
 
 if __name__ == "__main__":
-    for line in main(*map(int, sys.argv[1:])):
-        limit = f"{line['limit']['fraction']:6.0%} of {line['limit']['name']}" if line["limit"] else ""
-        peer = f"{line['peer']:32} {1e3 * line['peer_s']:8.2f} ms"
-        print(f"{line['name']:48} {1e3 * line['ours_s']:8.3f} ms   {peer}  x {line['ratio']:6.1f} {limit}")
+    for line in rows(int(sys.argv[1]) if len(sys.argv) > 1 else 5):
+        limit = f"{line['limit']['fraction']:4.0%} of {line['limit']['name']}" if line["limit"] else ""
+        ours = f"{1e3 * line['ours_s']:7.3f} ms (cpu {1e3 * line['ours_cpu_s']:7.3f})"
+        peer = f"{line['peer']:30} {1e3 * line['peer_s']:7.2f} ms (cpu {1e3 * line['peer_cpu_s']:7.2f})"
+        print(f"{line['name']:48} {ours}   {peer}  x {line['ratio']:5.1f} (cpu {line['ratio_cpu']:5.1f}) {limit}", flush=True)
