@@ -6,7 +6,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +21,8 @@ from operandi.sinks.raw import RawPublisher
 from operandi.sinks.tiled import TiledSink
 from operandi.sources import journal
 from operandi.sources.replay import TILED_PATCHES
+from operandi.stages.patterns import warm_up
+from operandi.stages.routes import describes
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,7 @@ YIELD_S = 0.05
 LONG_S = 0.3
 """An event that takes longer than a line of a scan completes a set."""
 SINCE = "since"
+DETECTOR_TYPES = ("<i4", "<u2", "<u4", "<f4")
 STATUS_FILE = "status.json"
 STATUS_EVERY_S = 0.25
 
@@ -60,6 +63,12 @@ class WatchedCallback(Callback):
 
     _since: float | None = None
 
+    def events(self, name: str, doc: Mapping[str, Any]) -> Iterator[Any]:
+        """Join and read; compiles for the images' own type before the first of them."""
+        if describes(self.experiment.scan, name, doc):
+            warm_up(self.integrator, _image_type(doc["data_keys"][self.experiment.scan.keys.image]))
+        yield from super().events(name, doc)
+
     def take(self, event: Any) -> None:
         """Fold one event of the open run."""
         self._since = time.monotonic()
@@ -73,6 +82,12 @@ class WatchedCallback(Callback):
         """Whether a set is being completed, or results wait for the server; may be asked from another thread."""
         since = self._since
         return self.sink.backlog > 0 or (since is not None and time.monotonic() - since > LONG_S)
+
+
+def _image_type(described: Mapping[str, Any]) -> str:
+    """The type of an image's pixels by its data key; int32 where that tells none of a detector."""
+    told = described.get("dtype_numpy")
+    return told if isinstance(told, str) and told in DETECTOR_TYPES else "<i4"
 
 
 def make_sink(experiment: Experiment, *, api_key: str | None, root: str = PROCESSED) -> TiledSink:
