@@ -1,7 +1,7 @@
 """Work in parts, done by several threads.
 
-numba's own ``parallel=True`` takes 3 s more to compile for a kernel of many arrays. A part that compiled code works on without
-Python's lock runs as fast in a plain thread.
+numba's own ``parallel=True`` takes 3 s more to compile for a kernel of many arrays. Here each part is a call
+of compiled code that does not hold Python's lock.
 """
 
 from collections.abc import Callable
