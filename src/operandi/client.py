@@ -20,8 +20,10 @@ from tiled.client.container import Container
 from tiled.client.utils import ClientError
 
 from .errors import NotPublishedError, PublishError
-from .nodes import ECHEM, EVENTS, LEDGER, PROCESSED, PROVISIONAL, RAW, STEPS, NodePath
+from .instants import Asked, instant_dataset
+from .nodes import CONVERGENCE, ECHEM, EVENTS, FINISHED, LEDGER, PROCESSED, PROVISIONAL, RAW, STEPS, NodePath
 from .reading import container, coordinates, digests, labelled, nearest, plain, read_table, with_provisional
+from .stages.instants import Scheme
 from .subscription import Subscription
 
 PROFILE = "operandi"
@@ -238,6 +240,32 @@ class Result:
         small = {name: array.compute() for name, array in parts.items() if array.dims == ("image",)}
         return xr.Dataset({name: array for name, array in parts.items() if name not in small}, attrs=self._about()).assign_coords(small)
 
+    @property
+    def projections(self) -> xr.Dataset:
+        """The projections of all closed sets as the maps see them (projection, translation, phase), with their rotation and time."""
+        nodes = self._arrays("projections")
+        n = min(node.shape[0] for node in nodes.values())
+        return xr.Dataset({name: labelled(node, slice(0, n)) for name, node in nodes.items()}, attrs=self._about()).compute()
+
+    @property
+    def moments(self) -> xr.Dataset:
+        """The moment of every voxel (frame, y, x): ``time`` and its ``spread``, s, and ``charge`` and ``voltage`` at that time.
+
+        ``provisional``: of geometry alone; what is measured refines it when the next sets are there. The same holds for `instants`.
+        """
+        return self._unfinished(self._frames("moments").compute())
+
+    @property
+    def instants(self) -> xr.Dataset:
+        """Maps (frame, phase, y, x) of one moment each, the middle of the frame's charge: ``intensity``, ``sigma``."""
+        return self._unfinished(self._frames("instants").compute())
+
+    @property
+    def convergence(self) -> pd.DataFrame:
+        """How well each map of each frame that is finished is determined, and whether the cell changed too fast for it."""
+        table = self.table(CONVERGENCE).drop(columns="entry")
+        return table.assign(changed=table["changed"].map({0: False, 1: True}.get))
+
     def sinogram(self, frame: int) -> xr.DataArray:
         """The sinogram (rotation, translation, q) of one frame."""
         return labelled(self._node(("sinograms", f"{frame:04d}"))).compute().assign_attrs(frame=frame)
@@ -268,7 +296,7 @@ class Result:
             raise NotPublishedError(f"result {self.key}: frame {number} is not committed (yet); committed: {steps['frame'].tolist()}")
         return Frame(self, rows.iloc[0].to_dict())
 
-    def at_charge(self, charge_mah: float, *, phase: str | None = None, tolerance_mah: float = 0.5) -> Frame:
+    def nearest_frame(self, charge_mah: float, *, phase: str | None = None, tolerance_mah: float = 0.5) -> Frame:
         """The frame whose tag (``q_mah``) is nearest to ``charge_mah``; of two equally near, the later.
 
         Parameters
@@ -294,6 +322,39 @@ class Result:
             raise NotPublishedError(f"result {self.key}: no frame at {charge_mah:g} mAh; the frames cover {low:.2f} to {high:.2f} mAh")
         distance = np.abs(np.asarray(steps["q_mah"], dtype=np.float64) - charge_mah)
         return Frame(self, steps.iloc[np.flatnonzero(distance == distance.min())[-1]].to_dict())
+
+    def at_charge(self, charge_mah: float, *, passage: int = 0, scheme: Scheme = "model") -> xr.Dataset:
+        """The maps of the cell at exactly this charge; see `instant`."""
+        return self.instant(charge_mah=charge_mah, passage=passage, scheme=scheme)
+
+    def at_time(self, time: float, *, scheme: Scheme = "model") -> xr.Dataset:
+        """The maps of the cell at this time, UTC epoch s; see `instant`."""
+        return self.instant(time=time, scheme=scheme)
+
+    def instant(
+        self, *, charge_mah: float | None = None, time: float | None = None, passage: int = 0, scheme: Scheme = "model"
+    ) -> xr.Dataset:
+        """The maps (phase, y, x) of the cell at one moment, ``intensity`` and ``sigma``, made here of the projections of all sets about it.
+
+        Parameters
+        ----------
+        charge_mah, time
+            The moment: a charge, or UTC epoch s.
+        passage
+            Which time, counted from 0, where the charge goes back and passes ``charge_mah`` more than once; -1 is the last.
+        scheme
+            How projections are weighed, as `operandi.stages.instants.instant_sinogram` says.
+
+        Raises
+        ------
+        NotPublishedError
+            Nothing is measured at this moment (yet); what is, is named.
+        """
+        sinograms = container(self._node(("sinograms",)))
+        if not len(sinograms):
+            raise NotPublishedError(f"result {self.key}: the rotation axis is not known before the first frame is there")
+        axis = sinograms.values().first().metadata["axis_mm"]
+        return instant_dataset(Asked(charge_mah, time, passage, scheme), self.projections, self.echem, self.metadata, axis)
 
     def subscribe(self, on_step: Callable[[dict[str, Any]], None], *, reconcile_s: float = 5.0, since: int = -1) -> Subscription:
         """Call ``on_step(row)`` for every row of ``steps`` above ``since``, in order, each once, as it is committed.
@@ -331,7 +392,11 @@ class Result:
             "q_mah": ("frame", steps["q_mah"].to_numpy(), {"units": "mAh"}),
             "time": ("frame", ((steps["t_start"] + steps["t_end"]) / 2).to_numpy(), {"units": "s", "reference": "UTC since 1970"}),
         }
-        return dataset.assign_coords(labels)
+        return dataset.assign_coords({name: label for name, label in labels.items() if name not in dataset})
+
+    def _unfinished(self, dataset: xr.Dataset) -> xr.Dataset:
+        """The dataset, whose frames are told to be provisional or not."""
+        return dataset.assign_coords(provisional=("frame", ~np.isin(dataset["frame"], self.table(FINISHED)["frame"])))
 
     def _about(self) -> dict[str, Any]:
         return {"result": self.key, "server": str(self.client.uri)}

@@ -17,6 +17,7 @@ import numpy as np
 PROCESSED, RAW = "processed", "raw"
 RESULT_SPEC = "OperandoRun"
 STEPS, LEDGER, ECHEM, PROVISIONAL, EVENTS = ("steps",), ("ledger",), ("echem",), ("provisional",), ("events",)
+FINISHED, CONVERGENCE = ("finished",), ("convergence",)
 
 NodePath = tuple[str, ...]
 BY_ARRIVAL: tuple[NodePath, ...] = (PROVISIONAL, EVENTS)
@@ -141,6 +142,32 @@ ECHEM_COLUMNS: Mapping[str, str] = {
     "charge": "float64",
     "step": "int64",
     "cycle": "int64",
+}
+FINISHED_COLUMNS: Mapping[str, str] = {
+    "frame": "int64",
+    "time": "float64",
+    "q_mah": "float64",
+    "progress": "str",
+    "scheme": "str",
+    "set_first": "int64",
+    "set_last": "int64",
+    "one_sided": "float64",
+    "reason": "str",
+}
+CONVERGENCE_COLUMNS: Mapping[str, str] = {
+    "entry": "int64",
+    "frame": "int64",
+    "phase": "str",
+    "projections": "int64",
+    "resolution_mm": "float64",
+    "angular_mm": "float64",
+    "resolution_doubled_mm": "float64",
+    "projections_needed": "int64",
+    "changed": "int64",
+    "change_probability": "float64",
+    "change_ratio": "float64",
+    "drift": "float64",
+    "reason": "str",
 }
 
 

@@ -372,6 +372,7 @@ def _commit(state: State) -> Iterator[Product]:
         for number in [n for n in sorted(state.exposed) if state.next_tagged <= n <= tomogram.span.set_last]:
             yield from publication.readings_blocks(scan, number, state.log, state.exposed[number])
         state.next_tagged = tomogram.span.set_last + 1
+        yield from _complete(state)
         final = _is_final(state, tomogram)
         yield from completion.commit(state.completion, tomogram, state.experiment, _view(state), state.log, final=final)
         yield publication.step_row(tomogram, [state.exposed[n] for n in tomogram.span.sets], state.log, state.log_ended)

@@ -8,7 +8,8 @@ curves.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -126,11 +127,16 @@ def learn(intensity: np.ndarray, variance: np.ndarray, rotation_deg: np.ndarray,
 
 def splines(progress: np.ndarray, knots: np.ndarray) -> np.ndarray:
     """Natural cubic splines (n, knot) that are 1 at one knot each, at ``progress`` (n,); beyond the knots as at the nearest one."""
-    from scipy.interpolate import CubicSpline
-
     if np.ptp(knots) == 0:
         return np.full((progress.size, knots.size), 1 / knots.size)
-    return CubicSpline(knots, np.eye(knots.size), bc_type="natural")(np.clip(progress, knots[0], knots[-1]))
+    return _spline(tuple(knots.tolist()))(np.clip(progress, knots[0], knots[-1]))
+
+
+@lru_cache(maxsize=8)
+def _spline(knots: tuple[float, ...]) -> Any:
+    from scipy.interpolate import CubicSpline
+
+    return CubicSpline(knots, np.eye(len(knots)), bc_type="natural")
 
 
 def _group(cells: np.ndarray, angle: np.ndarray, middle_deg: float, reach_deg: float) -> Group | None:
