@@ -100,7 +100,7 @@ def test_a_slab_is_added_where_asked():
     np.testing.assert_allclose(volume, backprojected(slab) + 1, atol=1e-5)
 
 
-@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two threads")
+@pytest.mark.skipif(numba.get_num_threads() < 2, reason="needs two threads")
 def test_results_do_not_depend_on_the_number_of_threads():
     rng = np.random.default_rng(4)
     slab, cross, results = slab_of(rng), slab_of(rng), []
