@@ -10,7 +10,7 @@ import xarray as xr
 
 from operandi import pipeline
 from operandi.experiment import Experiment
-from operandi.nodes import LEDGER, STEPS, Array, Block, Product, Rows
+from operandi.nodes import LEDGER, PROVISIONAL, STEPS, Array, Block, Product, Rows
 from operandi.pipeline import Event, Images, Positions, Refusal, RunEnded
 from operandi.pipeline.sets import SetBuffer
 from operandi.stages import scans
@@ -118,7 +118,17 @@ def whole() -> Published:
 def test_a_frame_is_committed_with_the_last_exposure_of_its_window_not_with_the_first_of_the_next():
     published = Published(*(exposures(np.arange(first, first + 6)) for first in range(1, 2 * PER_SET, 6)))
     assert published.frames == [0]
-    assert published.order.index(("maps", "intensity")) < published.order.index(("volumes", "intensity"))
+
+
+def test_maps_are_there_and_told_of_before_the_volume_is_made_and_the_frame_is_committed_after_it():
+    products = []
+    state, _ = pipeline.begin(experiment(), Given())  # pyright: ignore[reportArgumentType]
+    for product in pipeline.step(state, exposures(np.arange(1, 2 * PER_SET + 1))):
+        products.append(product.path)  # pyright: ignore[reportAttributeAccessIssue]
+        if product.path == PROVISIONAL:  # pyright: ignore[reportAttributeAccessIssue]
+            assert state.room is None
+    frame = [products.index(path) for path in (("maps", "sigma"), PROVISIONAL, ("volumes", "intensity"), ("sinograms", "0000"), STEPS)]
+    assert frame == sorted(frame)
 
 
 def test_how_exposures_are_bundled_changes_nothing(whole):

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,32 @@ def test_the_files_are_the_same_whatever_the_number_of_attempts(tmp_path):
             for i in (0, 1, 1, 2):
                 store.write(Block(MAPS.path, (i, 0, 0), frame(i)))
     assert content(tmp_path / "once") == content(tmp_path / "thrice")
+
+
+def test_what_is_announced_is_on_the_disk_and_nothing_is_forced_there_twice(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fdatasync", lambda descriptor: synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+    store = ArrayStore(tmp_path)
+    store.create(MAPS)
+    store.write(Block(MAPS.path, (0, 0, 0), frame(0)))
+    store.sync()
+    assert sorted(set(synced)) == ["0", "zarr.json"]
+    before = len(synced)
+    store.sync()
+    store.close()
+    assert len(synced) == before
+
+
+def test_a_disk_that_fails_is_told_to_whoever_announces(tmp_path, monkeypatch):
+    def fail(descriptor: int) -> None:
+        raise OSError("the disk fails")
+
+    monkeypatch.setattr(os, "fdatasync", fail)
+    store = ArrayStore(tmp_path)
+    store.create(MAPS)
+    with pytest.raises(OSError, match="the disk fails"):
+        store.sync()
+    store.close()
 
 
 def test_a_cell_that_no_block_covers_is_nan(tmp_path):
