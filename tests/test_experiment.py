@@ -263,3 +263,53 @@ def test_a_scan_that_cannot_be_measured_as_it_says_is_refused(line, expected):
 )
 def test_scans_of_every_order_are_taken(line):
     assert parse_experiment(with_line("  sets: 10", "  " + line)).scan.sets == 10
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ("potentiostat: {timezone: UTC}", "give either the file of the log, or the stream"),
+        ("potentiostat: {file: a.mpt, stream: cell}", "give either the file of the log, or the stream"),
+        ("potentiostat: {stream: cell, keys: {current: null}}", "neither a current nor a charge"),
+        ("potentiostat: {file: a.mpt, clock_offset_s: marker}", "clock_key names no data key"),
+        ("potentiostat: {stream: cell, clock_offset_s: voltage, clock_key: v}", "has the beamline's clock"),
+        ("potentiostat: {file: a.mpt, clock_offset_s: markers}", "write a number of seconds, or marker, voltage or current"),
+        ("potentiostat: {file: a.mpt, columns: {tension: E}}", "potentiostat.columns"),
+        ("potentiostat: {file: a.mpt, start: 2026-11-22 14:03:07}", "by putting it in quotes"),
+        ("guardian: {voltage_min_v: 4.3}", "voltage_max_v must be above voltage_min_v"),
+        ("guardian: {beam_fraction: 1.0}", "less than 1"),
+        ("publishing: {webhook: my-secret-place}", "is no address of the web"),
+    ],
+)
+def test_a_clock_a_guardian_or_an_address_that_makes_no_sense_is_refused(section, expected):
+    assert expected in fault(MINIMAL + section + "\n")
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        "potentiostat: {file: a.csv, start: '2026-11-22 14:03:07', columns: {voltage: U}, units: {voltage: mV}}",
+        "potentiostat: {file: a.mpt, clock_offset_s: marker, clock_key: pulse, marker_falls: true}",
+        "potentiostat: {stream: cell, keys: {charge: q, current: null}, units: {charge: mAh}}",
+        "guardian: {accident_mah: null, voltage_max_v: null, voltage_min_v: 5}",
+    ],
+)
+def test_every_way_to_a_log_and_its_clock_is_taken(section):
+    assert parse_experiment(MINIMAL + section + "\n").scan.sets == 10
+
+
+def test_the_address_of_the_webhook_is_shown_nowhere(tmp_path: Path):
+    (tmp_path / "a.poni").write_text("poni")
+    address = "https://example.org/hook/my-secret-place"
+    experiment = parse_experiment(MINIMAL + f"publishing: {{webhook: '{address}'}}\n", folder=tmp_path)
+    assert experiment.publishing.webhook is not None
+    assert experiment.publishing.webhook.get_secret_value() == address
+    shown = repr(experiment) + str(experiment) + experiment.model_dump_json() + json.dumps(identity(experiment))
+    assert "my-secret-place" not in shown
+    assert "my-secret" not in fault(MINIMAL + "publishing: {webhook: my-secret-place}\n")
+
+
+def test_identity_leaves_out_the_guardian(tmp_path: Path):
+    (tmp_path / "a.poni").write_text("poni")
+    plain = identity(parse_experiment(MINIMAL, folder=tmp_path))
+    assert identity(parse_experiment(MINIMAL + "guardian: {expected: charge}\n", folder=tmp_path)) == plain

@@ -290,7 +290,7 @@ class Callback:
         assert self.processing is not None
         assert self._feed is not None
         if isinstance(event, Signal):
-            self._take_log(self._feed.take(event))
+            self._feed.take(event)
         else:
             self.processing.take(event)
         if isinstance(event, RunEnded):
@@ -299,14 +299,10 @@ class Callback:
         self.poll_log()
 
     def poll_log(self, *, final: bool = False) -> None:
-        """Take what the potentiostat log has gained; ``final``: nothing more will come."""
-        if self._feed is not None:
-            self._take_log(self._feed.poll(final=final))
-
-    def _take_log(self, events: list[Event]) -> None:
-        """Fold what the log brought, once the guardian has seen its rows."""
-        assert self.processing is not None
-        assert self._feed is not None
+        """Take what the potentiostat log has gained, once the guardian has seen it; ``final``: nothing more will come."""
+        if self._feed is None or self.processing is None:
+            return
+        events = self._feed.poll(final=final)
         self.processing.tell(self.processing.watch.rows(self._feed.take_fresh(), self._feed.clock, time.time()))
         for event in events:
             self.processing.take(event)

@@ -59,7 +59,7 @@ class LogFeed:
         self._make = None if given is None or given.file is None else partial(_follower, given.file, given)
         self._follower = self._make() if self._make else None
         self._events: EventLog | None = None
-        self._readings: list[Signal] = []
+        self._readings, self._streamed = list[Signal](), list[Log]()
         self._held, self._fresh = Log.empty(), list[Log]()
         self._replaced, self._anew, self._run_over = False, False, False
         self._next = 0.0
@@ -75,11 +75,12 @@ class LogFeed:
 
     def poll(self, *, final: bool = False) -> list[Event]:
         """What the log has gained; ``final``: nothing more will come."""
-        if self._follower is None:
-            return self._grown(None, final=final)
         if time.monotonic() < self._next and not final:
             return []
         self._next = time.monotonic() + POLL_S
+        if self._follower is None:
+            rows, self._streamed = Log.joined(self._streamed), []
+            return self._grown(NewRows(rows) if len(rows) else None, final=final)
         try:
             news = self._follower.poll(final=final)
         except (PotentiostatError, MissingBackendError) as error:
@@ -90,21 +91,20 @@ class LogFeed:
             news, self._anew = replace(news, restarted=news.restarted or self._anew), False
         return self._grown(news, final=final)
 
-    def take(self, signal: Signal) -> list[Event]:
-        """A reading of the run: rows of the log, or what tells its clock."""
+    def take(self, signal: Signal) -> None:
+        """A reading of the run, rows of the log or what tells its clock, for the next poll: many small ones cost too much one by one."""
         if signal.fault:
             self._warn_once(signal.fault)
-            return []
-        if signal.purpose == "clock":
+        elif signal.purpose == "clock":
             self._readings.append(signal)
             self._unsettled = True
-            return self._grown(None)
-        try:
-            news = self._event_log(signal).add(signal.time, signal.columns)
-        except PotentiostatError as error:
-            self._warn_once(str(error))
-            return []
-        return self._grown(news)
+        else:
+            try:
+                news = self._event_log(signal).add(signal.time, signal.columns)
+            except PotentiostatError as error:
+                self._warn_once(str(error))
+                return
+            self._streamed += [] if news is None else [news.rows]
 
     def run_over(self) -> None:
         """No reading of the run comes any more."""
@@ -167,16 +167,15 @@ class LogFeed:
         """Find the offset, as far as it can be known now."""
         assert self._given is not None
         self._unsettled = False
-        time_s, values = (np.concatenate([np.empty(0), *parts]) for parts in self._columns())
+        time_s = np.concatenate([np.empty(0), *(signal.time for signal in self._readings)])
+        values = np.concatenate([np.empty(0), *(signal.columns["reading"] for signal in self._readings)])
+        self._readings = [Signal("clock", time_s, {"reading": values})]
         find = _by_marker if self._given.clock_offset_s == "marker" else _by_match
         found = find(self._given, self._held, time_s, values, over=self._run_over, final=final)
         if not found.reason and abs(found.offset_s) > self._given.clock_search_s:
             found = unknown(f"an offset of {found.offset_s:.0f} s is beyond clock_search_s: look at timezone, or give the right log")
         if found.reason != self.clock.reason or not found.reason:
             self.clock, self._untold = found, True
-
-    def _columns(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        return [signal.time for signal in self._readings], [signal.columns["reading"] for signal in self._readings]
 
 
 def _by_marker(given: Potentiostat, held: Log, time_s: np.ndarray, values: np.ndarray, *, over: bool, final: bool) -> ClockOffset:

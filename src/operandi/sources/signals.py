@@ -63,10 +63,14 @@ class Signals:
             self._described = True
             given = {role: keys.get(key) for role, key in self._keys.items()}
             self._units |= {r: str(about["units"]) for r, about in given.items() if isinstance(about, Mapping) and about.get("units")}
-        for outcome in self._admission.admit(name, doc):
+        outcomes = self._admission.admit(name, doc)
+        found = [self._read(outcome) for outcome in outcomes if isinstance(outcome, documents.Exposures)]
+        yield from (signal for signal in found if signal.fault)
+        if read := [signal for signal in found if not signal.fault]:
+            columns = {role: np.concatenate([signal.columns[role] for signal in read]) for role in self._keys}
+            yield Signal(self.purpose, np.concatenate([signal.time for signal in read]), columns, dict(self._units))
+        for outcome in outcomes:
             match outcome:
-                case documents.Exposures():
-                    yield self._read(outcome)
                 case documents.Refused(seq_num=None, stream=self.stream, reason=reason):
                     yield Signal(self.purpose, fault=reason.partition(". Correct scan.keys")[0])
                 case documents.RunStopped() if not self._described:
@@ -79,7 +83,7 @@ class Signals:
             return Signal(self.purpose, fault=str(error))
         moments = columns.pop("time")
         known = np.isfinite(moments)
-        return Signal(self.purpose, moments[known], {role: values[known] for role, values in columns.items()}, dict(self._units))
+        return Signal(self.purpose, moments[known], {role: values[known] for role, values in columns.items()})
 
     def _values(self, found: documents.Exposures, role: str) -> np.ndarray:
         if role in found.values:
