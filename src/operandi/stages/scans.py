@@ -6,6 +6,7 @@ line · translations + its place in its line; where sweeps are lines and nothing
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -127,8 +128,17 @@ def set_and_index(scan: Scan, seq_num: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """Set and index within it of exposures by their ``seq_num`` (from 1), as the plan has it; beyond the plan both are -1."""
     number, order = np.divmod(np.asarray(seq_num, np.int64) - 1, images_per_set(scan))
     beyond = (number < 0) | (number >= scan.sets)
-    index = np.stack([route(scan, parity).index for parity in (0, 1)])[number % 2, order]  # directions repeat after two sets
+    indices = _indices_of_two_sets(scan)  # pyright: ignore[reportArgumentType] (pydantic gives frozen models a hash, unseen by pyright)
+    index = indices[number % 2, order]  # directions repeat after two sets
     return np.where(beyond, -1, number), np.where(beyond, -1, index)
+
+
+@lru_cache(maxsize=4)
+def _indices_of_two_sets(scan: Scan) -> np.ndarray:
+    """(2, exposure) the indices of a set and the next, in the order of the plan; kept, as every block of images asks for them."""
+    indices = np.stack([route(scan, parity).index for parity in (0, 1)])
+    indices.setflags(write=False)
+    return indices
 
 
 def set_and_line(scan: Scan, seq_num: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
