@@ -70,7 +70,9 @@ def reconstruct(
     """
     _check_names(method, engine, filter)
     _check_options(method, engine, sigma, bootstrap, nonnegative)
-    values = _cells(sinogram)
+    values, errors = _cells(sinogram), None if sigma is None else _cells(sigma)
+    if errors is not None and errors.shape != values.shape:
+        raise ShapeError(f"sigma of shape {errors.shape} does not fit the sinogram of shape {values.shape}: give one for each cell")
     rotation, translation = sinogram["rotation"].to_numpy(), sinogram["translation"].to_numpy()
     placed = axis if axis is not None else locate_axis(values, rotation, translation)
     position = placed.position if isinstance(placed, Axis) else float(placed)
@@ -78,8 +80,8 @@ def reconstruct(
     if method == "fbp":
         prepared = prepare(values, rotation, translation, position, weights)
         volumes = {"intensity": _filtered(prepared, engine, filter)}
-        if sigma is not None:
-            variance = np.where(np.isfinite(values), _cells(sigma) ** 2, np.nan)
+        if errors is not None:
+            variance = np.where(np.isfinite(values), errors**2, np.nan)
             volumes["sigma"] = np.sqrt(project_back(prepare(variance, rotation, translation, position, weights), filter, variance=True))
         return _labelled(volumes, sinogram, grid_mm(translation), attrs | {"filter": filter})
     how = Iterations(method, iterations, nonnegative, tolerance, None, strength)
@@ -88,7 +90,7 @@ def reconstruct(
         found = _by_peer(prepared, engine, method, iterations=how.count, nonnegative=nonnegative)
         volumes, more = {"intensity": found}, {"iterations": how.count}
     else:
-        scan = _scan(values, None if sigma is None else _cells(sigma), rotation, translation)
+        scan = _scan(values, errors, rotation, translation)
         volumes, more = _iterated(scan, prepared.centre, prepared.pitch_mm, how, bootstrap or 0, seed)
     return _labelled(volumes, sinogram, grid_mm(translation), attrs | more)
 
@@ -156,8 +158,6 @@ class _Scan(NamedTuple):
 
 def _scan(values: np.ndarray, sigma: np.ndarray | None, rotation: np.ndarray, translation: np.ndarray) -> _Scan:
     if sigma is not None:
-        if sigma.shape != values.shape:
-            raise ShapeError(f"sigma of shape {sigma.shape} does not fit the sinogram of shape {values.shape}")
         values = np.where(np.isfinite(sigma) & (sigma >= 0), values, np.nan)
     usable = np.flatnonzero(np.isfinite(values).any(axis=(1, 2)) & np.isfinite(rotation))
     usable = usable[np.argsort(rotation[usable], kind="stable")]
