@@ -22,10 +22,10 @@ LANES = 16
 """Images that the integration takes side by side: blocks of whole multiples cost least."""
 BLOCK_BYTES = 64 << 20
 MOST_IMAGES = 64
-QUEUED_BLOCKS = 2
+QUEUED_BLOCKS = 1
 """Blocks that may wait between reading and processing."""
-BUFFERS = QUEUED_BLOCKS + 3
-"""One more is being filled, one waits for a place in the queue, one is processed."""
+BUFFERS = QUEUED_BLOCKS + 2
+"""One more is being filled or waits for a place in the queue, one is processed."""
 RETRY_S = 0.25
 
 
@@ -47,7 +47,7 @@ class Intake:
     patience_s
         How long a file may lag behind the document that announces it (a network share); 0 in replay.
 
-    The images of an event lie in memory that is used again: they are valid until ``QUEUED_BLOCKS`` + 2 further events were drawn.
+    The images of an event lie in memory that is used again: they are valid until ``QUEUED_BLOCKS`` + 1 further events were drawn.
     """
 
     def __init__(self, scan: Scan, shape: tuple[int, int], *, patience_s: float = 0.0) -> None:

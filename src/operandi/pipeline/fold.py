@@ -179,6 +179,7 @@ def _take_of_one_set(state: State, number: int, index: np.ndarray, event: Images
         state.unplaced += [Refusal(one, f"repeated as exposure {last}, which counts in its place") for one, last in replaced]
     buffer.admit(index, state.integrator(event.images), event.positions)
     yield from publication.line_products(state.experiment.scan, buffer, buffer.take_unsent(settled=True))
+    del buffer  # its sigma is as large as the set: not to be held while the frame is made
     yield from _close_settled(state)
 
 
@@ -272,8 +273,7 @@ def _close_until(state: State, number: int) -> Iterator[Product]:
 
 def _close_settled(state: State) -> Iterator[Product]:
     """Close the next set if nothing more of it is to come."""
-    buffer = state.open_sets.get(state.next_set)
-    if buffer is not None and buffer.settled:
+    if state.next_set in state.open_sets and state.open_sets[state.next_set].settled:
         yield from _close_until(state, state.next_set + 1)
 
 

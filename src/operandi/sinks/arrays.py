@@ -6,8 +6,8 @@ Everything here is idempotent: a block always lands at the same offset, and a me
 import json
 import os
 import threading
-from collections.abc import Iterable, Sequence
-from itertools import product
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from ..nodes import Array, Block, NodePath
 
 # As fast to write as no compression at all (0.11 s for 40 MB) and two thirds of the size.
 COMPRESSOR = BloscCodec(cname="lz4", clevel=1, shuffle="shuffle")
+SLAB_BYTES = 64 << 20
 
 
 class ArrayStore:
@@ -101,7 +102,9 @@ class ArrayStore:
         if stop[0] > array.shape[0]:
             array.resize((stop[0], *array.shape[1:]))
             self._syncing.add([place / "zarr.json"])
-        array[tuple(slice(o, s) for o, s in zip(block.offset, stop, strict=True))] = np.asarray(block.data, dtype=array.dtype)
+        for part in _slabs(block, array.chunks):
+            here = tuple(slice(o + p.start, o + p.stop) for o, p in zip(block.offset, part, strict=True))
+            array[here] = np.asarray(block.data[part], dtype=array.dtype)
         self._syncing.add(place / key for key in _chunk_keys(block.offset, stop, array.chunks))
         return array.shape
 
@@ -199,6 +202,18 @@ def _fill(array: Array) -> float | int:
     """The declared fill value; 0 where the dtype has no NaN."""
     dtype = np.dtype(array.dtype)
     return float(array.fill) if dtype.kind == "f" else 0 if np.isnan(array.fill) else int(array.fill)
+
+
+def _slabs(block: Block, chunks: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """Parts of a block of some ``SLAB_BYTES``, of whole chunks: zarr keeps all of what it writes at once a second time in memory."""
+    shape = block.data.shape
+    axis = next((i for i, n in enumerate(shape) if n > 1), 0)
+    row = max(1, block.data.nbytes // max(1, shape[axis])) * chunks[axis]
+    step = max(1, SLAB_BYTES // row) * chunks[axis]
+    ahead = block.offset[axis] % chunks[axis]
+    edges = [0, *range(step - ahead, shape[axis], step), shape[axis]]
+    for first, stop in pairwise(edges):
+        yield tuple(slice(first, stop) if i == axis else slice(0, n) for i, n in enumerate(shape))
 
 
 def _chunk_keys(start: tuple[int, ...], stop: tuple[int, ...], chunks: tuple[int, ...]) -> list[str]:
