@@ -43,7 +43,9 @@ def test_the_files_are_the_same_whatever_the_number_of_attempts(tmp_path):
 
 def test_what_is_announced_is_on_the_disk_and_nothing_is_forced_there_twice(tmp_path, monkeypatch):
     synced = []
-    monkeypatch.setattr(os, "fdatasync", lambda descriptor: synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+    monkeypatch.setattr(
+        os, "fdatasync", lambda descriptor: synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name.removesuffix(" (deleted)"))
+    )
     store = ArrayStore(tmp_path)
     store.create(MAPS)
     store.write(Block(MAPS.path, (0, 0, 0), frame(0)))
