@@ -51,6 +51,8 @@ def tables_page() -> str:
         "events": nodes.EVENT_COLUMNS,
         "ledger": nodes.LEDGER_COLUMNS,
         "echem": nodes.ECHEM_COLUMNS,
+        "finished": nodes.FINISHED_COLUMNS,
+        "convergence": nodes.CONVERGENCE_COLUMNS,
     }
     parts = []
     for name, columns in tables.items():
@@ -117,11 +119,9 @@ def _default(field: FieldInfo) -> str:
     if isinstance(field.default, BaseModel):
         return "–"
     value = field.default
-    return (
-        f"`{'null' if value is None else str(value).lower() if isinstance(value, bool) else value}`"
-        if value not in ("", (), {})
-        else "none"
-    )
+    if value in ("", (), {}):
+        return "none"
+    return f"`{'null' if value is None else str(value).lower() if isinstance(value, bool) else value}`"
 
 
 def _rows(head: list[str], rows: list[list[str]]) -> str:
