@@ -54,10 +54,10 @@ def test_volumes_and_patterns_are_read_when_asked_for(result):
 
 
 def test_the_frame_nearest_to_a_charge_is_found(result):
-    nearest = result.at_charge(5.5)
+    nearest = result.nearest_frame(5.5)
     assert (nearest.number, nearest.q_mah) == (0, 5.74)
-    assert result.at_charge(12.9).number == 2
-    assert result.at_charge(18.4).number == 2
+    assert result.nearest_frame(12.9).number == 2
+    assert result.nearest_frame(18.4).number == 2
     assert nearest.maps["intensity"].dims == ("phase", "y", "x")
     assert nearest.composites.dtype == np.uint8
     assert nearest.volume["intensity"].shape == (NY, NX, NQ)
@@ -67,9 +67,9 @@ def test_the_frame_nearest_to_a_charge_is_found(result):
 
 def test_a_charge_that_no_frame_covers_is_not_answered(result):
     with pytest.raises(NotPublishedError, match=r"no frame at 25 mAh; the frames cover 0.00 to 18.14 mAh"):
-        result.at_charge(25)
+        result.nearest_frame(25)
     with pytest.raises(NotPublishedError, match="phase 'discharge'"):
-        result.at_charge(5.74, phase="discharge")
+        result.nearest_frame(5.74, phase="discharge")
 
 
 def test_the_spectrum_of_a_voxel_is_found_by_its_place(result):
@@ -103,7 +103,14 @@ def test_what_is_not_there_is_said_clearly(catalog, service, tmp_path):
     bare = catalog.results["bare"]
     assert "nothing committed yet" in repr(bare)
     assert "bare" in bare._repr_html_()
-    for ask in (lambda: bare.maps, lambda: bare.steps, lambda: bare.patterns, lambda: bare.sinogram(0), lambda: bare.at_charge(1)):
+    for ask in (
+        lambda: bare.maps,
+        lambda: bare.steps,
+        lambda: bare.patterns,
+        lambda: bare.sinogram(0),
+        lambda: bare.nearest_frame(1),
+        lambda: bare.at_charge(1),
+    ):
         with pytest.raises(NotPublishedError):
             ask()
 
