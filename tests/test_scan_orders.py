@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from operandi.sources import replay as sources
 from operandi.stages import scans
 from operandi.worker import replay, run_worker
 
-SETS, LINES, TRANSLATIONS, ABORTED = 5, 7, 13, 2
+SETS, LINES, TRANSLATIONS, ABORTED = 5, 6, 13, 2
 PER_SET = LINES * TRANSLATIONS
 ORDER = {"sets": SETS, "rotations_per_set": LINES, "translations": TRANSLATIONS, "interlaces": 4, "window_sets": 4}
 KEYS = {"keys": {"set": "pass"}}
@@ -120,7 +121,7 @@ def folded(beamtime: Beamtime, experiment: Experiment) -> tuple[xr.Dataset, list
     state, _ = pipeline.begin(experiment, integrator)
     intake, maps, coverage = Intake(experiment.scan, integrator.shape), [], []
     events = (event for name, doc in documents(beamtime) for event in intake.events(name, doc))
-    for product in (product for event in (*events, LogEnded("none is read")) for product in pipeline.step(state, event)):
+    for product in (product for event in chain(events, [LogEnded("none is read")]) for product in pipeline.step(state, event)):
         if isinstance(product, Block) and product.path == ("maps", "intensity"):
             maps.append(product.data[0].copy())
         elif isinstance(product, Rows) and product.path == STEPS:
@@ -151,7 +152,7 @@ def test_maps_of_a_golden_scan_are_as_good_as_those_of_equidistant_projections(c
     result = catalog.results[key]
     assert result.steps["frame"].tolist() == [0, 1]
     assert (result.steps["quality"] == "complete").all()
-    assert (likeness(result.maps, beamtime) > plain - 0.02).all()
+    assert (likeness(result.maps, beamtime) > plain - 0.01).all()
 
 
 def test_a_scan_with_gaps_and_an_aborted_set_has_all_its_frames_and_nearly_the_maps_of_a_whole_one(catalog, plain, torn):
@@ -164,7 +165,7 @@ def test_a_scan_with_gaps_and_an_aborted_set_has_all_its_frames_and_nearly_the_m
     # By the motion, two exposures wait at each leap: over the missing projection, and out of the aborted set.
     lost = measured - result.steps["coverage"].to_numpy() * 4 * PER_SET
     assert ((lost > -0.5) & (lost < 4.5)).all()
-    assert (likeness(result.maps, beamtime) > plain - 0.04).all()
+    assert (likeness(result.maps, beamtime) > plain - 0.03).all()
 
 
 def test_the_key_that_came_with_the_data_places_every_exposure(torn):
@@ -180,9 +181,13 @@ def test_every_exposure_of_the_damaged_scan_is_in_the_ledger_once(catalog, torn)
     assert set(seen["status"]) <= {"admitted", "refused"}
 
 
-@pytest.mark.parametrize("which", ["golden", "torn"])
-def test_live_and_replay_agree_bit_by_bit(service, catalog, request, which):
-    beamtime, key = request.getfixturevalue(which)
-    root = f"scans-{which}"
-    assert replay(beamtime.experiment, documents(beamtime), api_key=service.api_key, root=root) == key
-    assert Result(catalog.client[root, key]).digest() == catalog.results[key].digest()
+def test_a_golden_scan_gives_the_maps_of_the_live_run_again(catalog, golden):
+    beamtime, key = golden
+    maps, _ = folded(beamtime, beamtime.experiment)
+    np.testing.assert_array_equal(maps["intensity"].values, catalog.results[key].maps["intensity"].values)
+
+
+def test_the_damaged_scan_gives_the_bytes_of_the_live_run_again(service, catalog, torn):
+    beamtime, key = torn
+    assert replay(beamtime.experiment, documents(beamtime), api_key=service.api_key, root="scans-torn") == key
+    assert Result(catalog.client["scans-torn", key]).digest() == catalog.results[key].digest()
