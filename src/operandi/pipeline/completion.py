@@ -27,7 +27,6 @@ from operandi.pipeline.phases import LOG_GAP_S, Course, PhaseSet, View, course_o
 from operandi.pipeline.sets import MeasuredSet
 from operandi.pipeline.tomograms import Tomogram
 from operandi.stages import charge, scans
-from operandi.stages.maps import apply_weights
 from operandi.stages.moments import Moments
 from operandi.stages.passages import passages
 from operandi.stages.volumes import grid_mm
@@ -72,21 +71,20 @@ def tree(experiment: Experiment) -> Iterator[Product]:
     yield Table(CONVERGENCE, CONVERGENCE_COLUMNS, "entry", {"units": dict.fromkeys(("resolution_mm", "angular_mm"), "mm")})
 
 
-def phase_set(measured: MeasuredSet, exposed_s: np.ndarray, scan: Scan, weights: np.ndarray) -> PhaseSet:
+def phase_set(measured: MeasuredSet, exposed_s: np.ndarray, scan: Scan) -> PhaseSet:
     """A closed set as the maps see it.
 
     Parameters
     ----------
     exposed_s : (exposure,) the middle of each exposure by its index.
-    weights : (phase, q) of the windows.
     """
     line, column = np.indices(measured.coverage.shape).reshape(2, -1)
     index = scans.index_of(scan, np.full(line.shape, measured.number), line, column)
     time = exposed_s[index].reshape(measured.coverage.shape)
     time = np.where(np.isfinite(time), time, (measured.t_start + measured.t_end) / 2)
     time = np.where(measured.coverage > 0, time, np.nan)
-    intensity = np.moveaxis(apply_weights(measured.intensity, weights), 0, -1)
-    return PhaseSet(measured.number, measured.rotation_deg, time, np.ascontiguousarray(intensity), np.ascontiguousarray(measured.variance))
+    sums, variance = np.ascontiguousarray(measured.sums), np.ascontiguousarray(measured.variance)
+    return PhaseSet(measured.number, measured.rotation_deg, time, sums, variance)
 
 
 def projection_blocks(one: PhaseSet, scan: Scan) -> Iterator[Block]:

@@ -107,6 +107,8 @@ class State:
     monitor_reference: float | None = None
     axis: Axis | None = None
     room: np.ndarray | None = None
+    later: list[Product] = field(default_factory=list)
+    """Of closed sets: what nobody waits for as for the maps."""
     backlash: Backlash | None = None
     """None while it is not known; 0 where none is to be corrected."""
     track: motion.Track = field(default_factory=motion.Track)
@@ -266,9 +268,10 @@ def _close_until(state: State, number: int) -> Iterator[Product]:
     """Close every set before ``number``, and make the frames that this completes."""
     while state.next_set < number:
         yield from _close(state, _buffer(state, state.next_set))
-        yield from _project(state)
+        state.later += _project(state)
         state.next_set += 1
         yield from _make_frames(state)
+        yield from _unhurried(state)
 
 
 def _close_settled(state: State) -> Iterator[Product]:
@@ -283,7 +286,8 @@ def _close(state: State, buffer: SetBuffer) -> Iterator[Product]:
     refuse_off_grid(buffer, scan)
     if state.monitor_reference is None:
         state.monitor_reference = _median_monitor(buffer)
-    yield from publication.set_products(scan, buffer)
+    yield from publication.line_products(scan, buffer, buffer.take_unsent(settled=False))
+    state.later += publication.set_products(scan, buffer)
     weights = window_weights(state.integrator.q, experiment.windows)
     closed = close(buffer, scan, experiment.corrections, state.monitor_reference or 1.0, weights)
     state.closed[buffer.number] = closed if state.backlash is None else without_backlash(closed, scan, state.backlash.value)
@@ -319,15 +323,22 @@ def _make(state: State, span: scans.Span) -> Iterator[Product]:
         reason = f"frame {span.frame} is not reconstructed: {error}; give {lacking}, and replay"
         state.unplaced.append(Refusal(None, reason))
         return
-    yield from _project(state)
+    state.later += _project(state)
     members = [state.closed[s] for s in span.sets]
     tomogram = frame_of(span, members, state.experiment, state.axis)
     yield from publication.map_products(tomogram, state.experiment, state.scales)
     tomogram = tomogram.without_arrays()
     yield publication.provisional_row(tomogram, state.log, state.clock, covered=_covered(state, tomogram))
+    yield from _unhurried(state)
     yield publication.volume_block(tomogram, volume_of(tomogram, members, state.experiment, state.axis, _room(state)))
     yield from publication.sinogram_products(tomogram, members, state.experiment.scan, state.integrator.q, state.axis, state.backlash)
     state.waiting.append(tomogram)
+
+
+def _unhurried(state: State) -> Iterator[Product]:
+    """What could wait until the maps were out."""
+    later, state.later = state.later, []
+    yield from later
 
 
 def _room(state: State) -> np.ndarray:
@@ -354,10 +365,10 @@ def _project(state: State) -> Iterator[Product]:
     """The closed sets as the maps see them, once they lie on their true positions."""
     if state.backlash is None:
         return
-    scan, weights = state.experiment.scan, window_weights(state.integrator.q, state.experiment.windows)
+    scan = state.experiment.scan
     for number, closed in state.closed.items():
         if closed.measured and number not in state.completion.sets:
-            one = completion.phase_set(closed, state.exposed[number].time, scan, weights)
+            one = completion.phase_set(closed, state.exposed[number].time, scan)
             state.completion.sets[number] = one
             yield from completion.projection_blocks(one, scan)
 

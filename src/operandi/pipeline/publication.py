@@ -96,9 +96,8 @@ def line_products(scan: Scan, buffer: SetBuffer, lines: list[int]) -> Iterator[P
 
 
 def set_products(scan: Scan, buffer: SetBuffer) -> Iterator[Product]:
-    """The patterns of a closed set that are not out yet, and a row of the ledger for each of its exposures."""
+    """Positions of a set that is about to be closed, and a row of the ledger for each of its exposures."""
     first = buffer.number * scans.images_per_set(scan)
-    yield from line_products(scan, buffer, buffer.take_unsent(settled=False))
     for name in ("time", "rotation", "translation", "monitor"):
         yield Block(("patterns", name), (first,), getattr(buffer.positions, name))
     entries = np.arange(first, first + len(buffer.status), dtype=np.int64)
