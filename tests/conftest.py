@@ -6,9 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from operandi.client import Catalog
+
+# How long an example takes says nothing on a machine that does other things too.
+settings.register_profile("operandi", deadline=None)
+settings.load_profile("operandi")
 
 
 @dataclass(frozen=True, slots=True)
