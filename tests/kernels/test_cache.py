@@ -41,7 +41,7 @@ def test_kernels_are_imported_without_a_folder_to_keep_them_in(tmp_path):
         "    raise PermissionError(str(self))\n"
         "pathlib.Path.mkdir = refuse\n"
         "import operandi.kernels.lanes as lanes\n"
-        "print(lanes._load_band._cache.cache_path)\n"
+        "print(lanes.sum_patches._cache.cache_path)\n"
     )
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     environment.pop("NUMBA_CACHE_DIR", None)
