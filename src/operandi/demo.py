@@ -172,6 +172,7 @@ def _note(status: dict[str, Any]) -> str:
 def _announce(server: RunningServer, key: str, seen: int, console: Console) -> int:
     """Print the frames that a client of the server sees beyond the ``seen`` ones; how many there are now."""
     steps = open_catalog(server.uri).results[key].steps
+    steps = steps[~steps["provisional"].astype(bool)]
     for row in steps.iloc[seen:].to_dict("records"):
         console.print(
             f"frame {row['frame'] + 1}: {row['q_start_mah']:.2f} – {row['q_end_mah']:.2f} mAh, "
