@@ -93,6 +93,18 @@ def test_a_few_projections_are_added_to_all_channels(n_channels: int):
         np.testing.assert_allclose(volume[:, :, channel], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("kinds", [1, 2])
+def test_a_wide_slab_gives_bit_by_bit_what_narrow_ones_give(kinds: int):
+    rng, n_channels, wide = np.random.default_rng(8), 150, 3 * kernel.CHANNELS
+    slab = np.stack([slab_of(rng, width=wide) for _ in range(kinds)])
+    at_once, apart = (np.empty((N_SAMPLES, N_SAMPLES, n_channels), np.float32) for _ in range(2))
+    kernel.backproject_slab(slab, 0, *BEAMS, at_once, False)
+    for first in range(0, wide, kernel.CHANNELS):
+        part = np.ascontiguousarray(slab[..., first : first + kernel.CHANNELS])
+        kernel.backproject_slab(part, first, *BEAMS, apart, False)
+    assert at_once.tobytes() == apart.tobytes()
+
+
 def test_a_slab_is_added_where_asked():
     slab = slab_of(np.random.default_rng(7))
     volume = np.ones((N_SAMPLES, N_SAMPLES, kernel.CHANNELS), np.float32)

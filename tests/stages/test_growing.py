@@ -54,6 +54,19 @@ def test_hundreds_of_slides_leave_what_the_last_window_gives(step: int):
     assert_same(grown.volume, partial_volume(data, ANGLE, TRANSLATION, AXIS))
 
 
+@pytest.mark.parametrize("n_new", [4, 20])
+def test_projections_that_come_at_the_angles_of_those_that_leave_and_at_others_give_what_is_left(n_new: int):
+    angles = np.append(ANGLE, ANGLE[: n_new // 2] + 0.3)
+    data, weights = sinogram(8, len(angles)), angular_weights(angles)
+    grown = GrowingVolume(GEOMETRY, 2 * len(angles), 70)
+    places = grown.add(data, angles, weights)
+    come = np.append(angles[: n_new // 2], angles[: n_new // 2] + 0.1)  # half of them replace others, and all weigh something else
+    new, heavier = sinogram(9, len(come)), 1.5 * weights[: len(come)]
+    grown.slide(places[:n_new], new, come, heavier)
+    left = (np.append(data[n_new:], new, axis=0), np.append(angles[n_new:], come), np.append(weights[n_new:], heavier))
+    assert_same(grown.volume, partial_volume(left[0], left[1], TRANSLATION, AXIS, weights=left[2]))
+
+
 def test_what_is_removed_is_gone():
     data, grown = sinogram(6), GrowingVolume(GEOMETRY, N_ANGLES, 70)
     places = grown.add(data, ANGLE, WEIGHTS)

@@ -67,21 +67,26 @@ def _accumulate(builder, span, out, step):
 
 
 @intrinsic
-def _add_lagged(typing, flat, base, width, lags, values, start, stop, out, at):
-    """``out[at:] += Σ values[m] * flat[(base - lags[m]) * width:]`` over ``range(start, stop)``, for ``CHANNELS`` channels."""
+def _add_lagged(typing, flat, base, half, lags, values, start, stop, out, at):
+    """``out[at:] += Σ values[m] * flat[place of base - lags[m]:]`` over ``range(start, stop)``, for ``CHANNELS`` channels.
+
+    Samples lie in the order 0, 2, 4 … (``half`` of them), 1, 3, 5 …
+    """
 
     def build(context, builder, signature, arguments):
         data, lag, value, target = _pointers(context, builder, signature, arguments, 0, 3, 4, 7)
-        _, base, width, _, _, start, stop, _, at = arguments
+        _, base, half, _, _, start, stop, _, at = arguments
+        one, width = ir.Constant(_INDEX, 1), ir.Constant(_INDEX, CHANNELS)
 
         def step(m, total):
             sample = builder.sub(base, builder.zext(builder.load(builder.gep(lag, [m])), _INDEX))
-            return _plus(builder, total, builder.load(builder.gep(value, [m])), data, builder.mul(sample, width))
+            place = builder.add(builder.lshr(sample, one), builder.mul(builder.and_(sample, one), half))
+            return _plus(builder, total, builder.load(builder.gep(value, [m])), data, builder.mul(place, width))
 
         _accumulate(builder, (start, stop, ir.Constant(_INDEX, 1)), _vector(builder, target, at), step)
         return context.get_dummy_value()
 
-    return types.void(flat, base, width, lags, values, start, stop, out, at), build
+    return types.void(flat, base, half, lags, values, start, stop, out, at), build
 
 
 @intrinsic
@@ -105,16 +110,15 @@ def _add_between(typing, flat, width, first, sample, fraction, start, stop, stri
 
 
 @intrinsic
-def _add_variance(typing, flat, cross, sample, fraction, start, stop, stride, out, at):
+def _add_variance(typing, flat, width, first, cross, sample, fraction, start, stop, stride, out, at):
     """The same for variances: squares of the interpolation's weights, and twice their product on what lies ``cross`` further on."""
 
     def build(context, builder, signature, arguments):
-        data, samples, fractions, target = _pointers(context, builder, signature, arguments, 0, 2, 3, 7)
-        _, cross, _, _, start, stop, stride, _, at = arguments
-        width = ir.Constant(_INDEX, CHANNELS)
+        data, samples, fractions, target = _pointers(context, builder, signature, arguments, 0, 4, 5, 9)
+        _, width, first, cross, _, _, start, stop, stride, _, at = arguments
 
         def step(p, total):
-            index = builder.mul(builder.zext(builder.load(builder.gep(samples, [p])), _INDEX), width)
+            index = builder.add(builder.mul(builder.zext(builder.load(builder.gep(samples, [p])), _INDEX), width), first)
             high = builder.load(builder.gep(fractions, [p]))
             low = builder.fsub(ir.Constant(_FLOAT, 1.0), high)
             total = _plus(builder, total, builder.fmul(low, low), data, index)
@@ -124,27 +128,40 @@ def _add_variance(typing, flat, cross, sample, fraction, start, stop, stride, ou
         _accumulate(builder, (start, stop, stride), _vector(builder, target, at), step)
         return context.get_dummy_value()
 
-    return types.void(flat, cross, sample, fraction, start, stop, stride, out, at), build
+    return types.void(flat, width, first, cross, sample, fraction, start, stop, stride, out, at), build
+
+
+@njit(nogil=True)
+def _aligned(size):
+    """Zeros that begin on a cache line: vectors that straddle lines cost twice."""
+    room = np.zeros(size + 16, np.float32)
+    start = np.int64((64 - room.ctypes.data % 64) % 64) // 4
+    return room[start : start + size]
 
 
 @njit(nogil=True, fastmath=_FAST)
 def _filter(projection, first, weight, lags, values, ranges, block, out, place, width):
-    """Convolve ``CHANNELS`` channels of one projection with one kernel, into ``out`` from ``place`` on; ``block`` is room for these."""
+    """Convolve ``CHANNELS`` channels of one projection with one kernel, into ``out`` from ``place`` on; ``block`` is room for these.
+
+    The ramp reads every second sample. These lie together and are read one after the other: every second of rows would share half
+    of the nearest cache.
+    """
     n_samples = len(projection)
-    n, half, none = min(CHANNELS, projection.shape[1] - first), (n_samples + 1) // 2, np.float32(0.0)
+    n, half, none = max(min(CHANNELS, projection.shape[1] - first), 0), (n_samples + 1) // 2, np.float32(0.0)
     for i in range(n_samples):
+        at = (i // 2 + i % 2 * half) * CHANNELS
         for k in range(n):
-            block[i * CHANNELS + k] = projection[i, first + k] * weight
+            block[at + k] = projection[i, first + k] * weight
         for k in range(n, CHANNELS):
-            block[i * CHANNELS + k] = none
+            block[at + k] = none
     for i in range(n_samples + 2):
         for k in range(CHANNELS):
             out[place + i * width + k] = none
-    for turn in range(n_samples):
-        i = 2 * turn if turn < half else 2 * (turn - half) + 1  # the ramp reads every second sample
+    for turn in range(n_samples if n > 0 else 0):
+        i = 2 * turn if turn < half else 2 * (turn - half) + 1
         if ranges[0, i] < ranges[1, i]:
             base, at = np.uint64(n_samples + i), np.uint64(place + (i + 1) * width)
-            _add_lagged(block, base, np.uint64(CHANNELS), lags, values, ranges[0, i], ranges[1, i], out, at)  # pyright: ignore[reportCallIssue]
+            _add_lagged(block, base, np.uint64(half), lags, values, ranges[0, i], ranges[1, i], out, at)  # pyright: ignore[reportCallIssue]
 
 
 @njit(cache=True, nogil=True, parallel=True)
@@ -163,7 +180,7 @@ def filter_slab(projections, order, first, lags, values, ranges, weights, slab):
     width, out = slab.shape[3], slab.reshape(slab.size)
     parts, size = width // CHANNELS, slab.shape[2] * width
     for job in prange(order.size * parts):
-        p, part, block = job // parts, job % parts * CHANNELS, np.empty(projections.shape[1] * CHANNELS, np.float32)
+        p, part, block = job // parts, job % parts * CHANNELS, _aligned(projections.shape[1] * CHANNELS)
         for kind in range(len(ranges)):
             place = (kind * order.size + p) * size + part
             _filter(projections[order[p]], first + part, weights[p], lags, values, ranges[kind], block, out, place, width)
@@ -235,23 +252,25 @@ def _tiles(n_rows, n_columns):
 @njit(nogil=True, fastmath=_FAST)
 def _backproject(tile, slab, first, paths, shadows, volume, add):
     top, left, h, w = tile
-    n_projections, n_samples, n = slab.shape[1], slab.shape[2] - 2, min(CHANNELS, volume.shape[2] - first)
+    n_projections, n_samples, width = slab.shape[1], slab.shape[2] - 2, slab.shape[3]
     flat, variance, cross = slab.reshape(slab.size), len(slab) == 2, np.uint64(slab.size // 2)
-    stride, none, pixels = np.uint64(CHANNELS), np.uint64(0), np.uint64(h * w)
+    stride, pixels, n = np.uint64(width), np.uint64(h * w), min(width, volume.shape[2] - first)
     sample, fraction = np.empty(h * w * BLOCK, np.uint32), np.empty(h * w * BLOCK, np.float32)
-    out = np.zeros(h * w * CHANNELS, np.float32)
+    out = _aligned(h * w * width)
     for block in range(0, n_projections, BLOCK):
         stop = min(block + BLOCK, n_projections)
         _trace(tile, (block, stop), paths, shadows, n_samples, sample, fraction)
         end = np.uint64(stop - block) * pixels
-        for pixel in range(h * w):
-            at = np.uint64(pixel) * stride
-            if variance:
-                _add_variance(flat, cross, sample, fraction, np.uint64(pixel), end, pixels, out, at)  # pyright: ignore[reportCallIssue]
-            else:
-                _add_between(flat, stride, none, sample, fraction, np.uint64(pixel), end, pixels, out, at)  # pyright: ignore[reportCallIssue]
+        for q in range(0, n, CHANNELS):
+            here = np.uint64(q)
+            for pixel in range(h * w):
+                p, at = np.uint64(pixel), np.uint64(pixel * width + q)
+                if variance:
+                    _add_variance(flat, stride, here, cross, sample, fraction, p, end, pixels, out, at)  # pyright: ignore[reportCallIssue]
+                else:
+                    _add_between(flat, stride, here, sample, fraction, p, end, pixels, out, at)  # pyright: ignore[reportCallIssue]
     for pixel in range(h * w):
-        y, x, at = top + pixel // w, left + pixel % w, pixel * CHANNELS
+        y, x, at = top + pixel // w, left + pixel % w, pixel * width
         if add:
             for k in range(n):
                 volume[y, x, first + k] += out[at + k]
@@ -266,9 +285,9 @@ def backproject_slab(slab, first, paths, shadows, volume, add):
 
     Parameters
     ----------
-    slab : (1 or 2, projection, sample + 2, CHANNELS) float32, weighted. Where there are 2, they hold variances filtered by h² and by
-        h·h₊₁, and what is written is the variance: the sum of squares of the interpolation's weights on the one, and twice their product
-        on the other.
+    slab : (1 or 2, projection, sample + 2, a multiple of CHANNELS) float32, weighted; what is beyond the volume's channels is left out.
+        Where there are 2, they hold variances filtered by h² and by h·h₊₁, and what is written is the variance: the sum of squares of the
+        interpolation's weights on the one, and twice their product on the other.
     paths, shadows : of the projections (`beams`).
     volume : (row, column, channel) float32. The axis runs through its middle; row and column step by one sample.
     add : whether to add to what is in the volume.
@@ -287,15 +306,18 @@ def _add(tile, slab, paths, shadows, volume):
     sample, fraction = np.empty(h * w * BLOCK, np.uint32), np.empty(h * w * BLOCK, np.float32)
     _trace(tile, (0, n_projections), paths, shadows, n_samples, sample, fraction)
     end, rest = np.uint64(n_projections) * pixels, np.empty(CHANNELS, np.float32)
-    for pixel in range(h * w):
-        base, start = ((top + pixel // w) * n_columns + left + pixel % w) * n_channels, np.uint64(pixel)
-        for q in range(0, slab.shape[3], CHANNELS):
-            target, at = (flat_volume, np.uint64(base + q)) if q < whole else (rest, np.uint64(0))
-            for k in range(CHANNELS if q == whole else 0):
-                rest[k] = 0.0
-            _add_between(flat, stride, np.uint64(q), sample, fraction, start, end, pixels, target, at)  # pyright: ignore[reportCallIssue]
-        for k in range(n_channels - whole):
-            flat_volume[base + whole + k] += rest[k]
+    span = max(4 * BLOCK // n_projections, 1) * CHANNELS  # so few channels that their samples stay near for a whole tile
+    for near in range(0, slab.shape[3], span):
+        for pixel in range(h * w):
+            base, start = ((top + pixel // w) * n_columns + left + pixel % w) * n_channels, np.uint64(pixel)
+            for q in range(near, min(near + span, slab.shape[3]), CHANNELS):
+                target, at = (flat_volume, np.uint64(base + q)) if q < whole else (rest, np.uint64(0))
+                for k in range(CHANNELS if q == whole else 0):
+                    rest[k] = 0.0
+                _add_between(flat, stride, np.uint64(q), sample, fraction, start, end, pixels, target, at)  # pyright: ignore[reportCallIssue]
+                if q == whole:
+                    for k in range(n_channels - whole):
+                        flat_volume[base + whole + k] += rest[k]
 
 
 @njit(cache=True, nogil=True, parallel=True)

@@ -143,7 +143,8 @@ def _bin_group(operator: Operator, images: np.ndarray, limits: Limits) -> tuple[
     entries = (operator.patches, operator.runs, operator.bins, operator.pixels, operator.shares)
     fields = (operator.used, operator.weight, operator.dark)
     has_dark = bool(operator.dark.any())
-    edges = np.linspace(0, len(operator.patches) - 1, STRETCHES + 1).astype(int).tolist()
+    read = np.append(0, np.cumsum(np.diff(operator.patches) > 0))
+    edges = np.searchsorted(read, np.linspace(0, read[-1], STRETCHES + 1)).tolist()
 
     def sum_unit(unit: int) -> None:
         block, part = divmod(unit, STRETCHES)

@@ -207,16 +207,23 @@ def _load_patch(images, block, row, column, n_columns, low, high, tile):
     n_pixels, last = images.shape[1], images.shape[0] - 1
     inside = True
     for r in range(min(ROWS, n_pixels // n_columns - row)):
-        for c in range(0, min(COLUMNS, n_columns - column), _EIGHT):
-            pixel, place = (row + r) * n_columns + column + c, r * COLUMNS + c
-            if pixel + _EIGHT <= n_pixels:
-                inside &= _load_eight(images, pixel, block, last, low, high, tile, place)  # pyright: ignore[reportCallIssue]
-            else:
-                for k in range(n_pixels - pixel):
-                    for lane in range(LANES):
-                        tile[place + k, lane] = np.float32(images[min(block + lane, last), pixel + k])
-                inside = False
+        pixel, place = (row + r) * n_columns + column, r * COLUMNS
+        wanted = min(COLUMNS, n_columns - column)
+        whole = wanted if pixel + wanted + _EIGHT <= n_pixels else (n_pixels - pixel) // _EIGHT * _EIGHT
+        for c in range(0, whole, _EIGHT):
+            inside &= _load_eight(images, pixel + c, block, last, low, high, tile, place + c)  # pyright: ignore[reportCallIssue]
+        if whole < wanted:
+            inside = False
+            _load_rest(images, block, last, pixel, whole, n_pixels - pixel, tile, place)
     return inside
+
+
+@njit(cache=True, nogil=True)
+def _load_rest(images, block, last, pixel, begin, end, tile, place):
+    """Fill the places of the last pixels of an image, which are fewer than eight."""
+    for k in range(begin, end):
+        for lane in range(LANES):
+            tile[place + k, lane] = np.float32(images[min(block + lane, last), pixel + k])
 
 
 @njit(cache=True, nogil=True)

@@ -24,6 +24,10 @@ FILTERS = {
 """Kernels, as functions of the distance in samples, for a pitch of 1."""
 
 
+_NEGLIGIBLE = 1e-6
+"""Share of a variance: a hundredth of what a thousand realisations of the noise could tell."""
+
+
 def filter_taps(name: str, n_samples: int, pitch_mm: float) -> np.ndarray:
     """The filter's kernel at -n … n - 1 samples, in 1/mm, so that its sum with a projection needs no further factor.
 
@@ -39,6 +43,15 @@ def filter_taps(name: str, n_samples: int, pitch_mm: float) -> np.ndarray:
         taps[n_samples % 2 :: 2] = 0.0
         taps[n_samples] = 0.25
     return taps / pitch_mm
+
+
+def that_counts(taps: np.ndarray) -> np.ndarray:
+    """The taps without the outermost ones that add up to less than ``_NEGLIGIBLE`` of all: squares of a filter's taps fall off fast."""
+    middle = len(taps) // 2
+    distance = np.abs(np.arange(len(taps)) - middle)
+    sums = np.bincount(distance, np.abs(taps))
+    reach = np.count_nonzero(np.cumsum(sums[::-1])[::-1] >= _NEGLIGIBLE * sums.sum())
+    return np.where(distance < reach, taps, 0.0)
 
 
 def tap_lists(*kernels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -21,6 +21,10 @@ _PASSES = 128
 """After so many additions and removals each slab of channels has been computed anew: rounding errors of float32 then can't add up."""
 
 
+_SAME_ANGLE_DEG = 1e-9
+_NONE = np.empty(0, np.int64)
+
+
 @dataclass(slots=True)
 class GrowingVolume:
     """Volume (y, x, q) float32 of the projections that are in the window; holds these, too, and nothing else of size.
@@ -92,8 +96,7 @@ class GrowingVolume:
         if values.shape[0] > left.size + leaving.size:
             room = left.size + leaving.size
             raise ShapeError(f"the window has room for {room} of {len(values)} projections: remove some, or give a larger capacity")
-        angles, shares = np.append(self._rotation[leaving], rotation), np.append(-self._weights[leaving], angular)
-        self._accumulate([(self._values, leaving), (values, np.arange(len(values)))], angles, shares)
+        self._accumulate(*self._changes(leaving, values, rotation, angular))
         self._held[leaving] = False
         new = np.flatnonzero(~self._held)[: len(values)]
         self._values[new], self._rotation[new], self._weights[new] = values, rotation, angular
@@ -124,12 +127,25 @@ class GrowingVolume:
             raise ShapeError(f"projections {bad.tolist()} are not finite: fill single cells (fill_gaps), or leave the projection out")
         return values, rotation, angular
 
+    def _changes(
+        self, leaving: np.ndarray, values: np.ndarray, rotation: np.ndarray, weights: np.ndarray
+    ) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray, np.ndarray]:
+        """Projections to add with their angles and weights; one that takes the place of another at its angle comes as their difference."""
+        same = np.abs(self._rotation[leaving][:, None] - rotation) <= _SAME_ANGLE_DEG
+        before, after = (np.array(part, np.int64) for part in zip(*_pairs(same), strict=True)) if same.any() else (_NONE, _NONE)
+        gone, new = np.delete(np.arange(leaving.size), before), np.delete(np.arange(rotation.size), after)
+        old = self._values[leaving[before]] * self._weights[leaving[before], None, None].astype(np.float32)
+        changed = values[after] * weights[after, None, None].astype(np.float32) - old
+        sources = [(self._values, leaving[gone]), (values, new), (changed, np.arange(len(changed)))]
+        angles = np.concatenate([self._rotation[leaving[gone]], rotation[new], rotation[after]])
+        return sources, angles, np.concatenate([-self._weights[leaving[gone]], weights[new], np.ones(len(changed))])
+
     def _accumulate(self, sources: list[tuple[np.ndarray, np.ndarray]], rotation: np.ndarray, weights: np.ndarray) -> None:
         if len(rotation) == 0:
             return
         if len(rotation) > kernel.BLOCK:
             chain = Chain.of(self.geometry, rotation, weights, self.filter)
-            for first in range(0, self.n_channels, kernel.CHANNELS):
+            for first in range(0, self.n_channels, chain.width):
                 chain.slab_into(sources, first, self.volume, first, add=True)
         else:
             self._add_few(np.concatenate([values[order] for values, order in sources]), rotation, weights.astype(np.float32))
@@ -154,7 +170,17 @@ class GrowingVolume:
     def _recompute(self, slabs: Iterable[int]) -> None:
         held = np.flatnonzero(self._held)
         order = held[np.argsort(self._rotation[held], kind="stable")]
-        chain = Chain.of(self.geometry, self._rotation[order], self._weights[order], self.filter)
+        chain = Chain.of(self.geometry, self._rotation[order], self._weights[order], self.filter, widest=kernel.CHANNELS)
         for slab in slabs:
             first = slab * kernel.CHANNELS
             chain.slab_into([(self._values, order)], first, self.volume, first, add=False)
+
+
+def _pairs(same: np.ndarray) -> list[tuple[int, int]]:
+    """Row and column of true cells of which no two share either."""
+    pairs, taken = [], set()
+    for row, column in np.argwhere(same).tolist():
+        if column not in taken and (not pairs or pairs[-1][0] != row):
+            pairs.append((row, column))
+            taken.add(column)
+    return pairs

@@ -20,13 +20,16 @@ import numpy as np
 
 from operandi.errors import ShapeError
 from operandi.kernels import backprojection as kernel
-from operandi.stages.filters import filter_taps, tap_lists
+from operandi.stages.filters import filter_taps, tap_lists, that_counts
 from operandi.stages.sinograms import fill_gaps, usable_projections
 
 PERIOD_DEG = 180.0
 _SAME_ANGLE_DEG = 1e-6
-_GAP_CHANNELS = 2 * kernel.CHANNELS
-"""Where gaps are to be filled, so many channels are copied at a time."""
+_SLAB_BYTES = 8 << 20
+"""A slab of filtered projections is to stay in the caches."""
+_WIDEST = 4 * kernel.CHANNELS
+"""Channels of the widest slab, of a few projections: beyond, the sums of a tile leave the nearer caches. Where gaps are to be filled, so
+many channels are copied at a time."""
 
 
 def angular_weights(rotation_deg: np.ndarray, period_deg: float = PERIOD_DEG) -> np.ndarray:
@@ -261,7 +264,7 @@ def project_back(prepared: Prepared, filter_name: str, *, variance: bool) -> np.
     n_samples, n_channels = prepared.values.shape[1:]
     volume = np.empty((n_samples, n_samples, n_channels), np.float32)
     chain = Chain.of(prepared.geometry, prepared.rotation_deg, prepared.weights, filter_name, variance=variance)
-    chunk = n_channels if prepared.complete else _GAP_CHANNELS
+    chunk = n_channels if prepared.complete else _WIDEST
     for first in range(0, n_channels, chunk):
         chain.write(prepared, slice(first, min(first + chunk, n_channels)), volume, first)
     return volume
@@ -290,8 +293,17 @@ class Chain:
     slab: np.ndarray
 
     @classmethod
-    def of(cls, geometry: Geometry, rotation_deg: np.ndarray, weights: np.ndarray, filter_name: str, *, variance: bool = False) -> "Chain":
-        """For projections at these angles, with these weights in radians.
+    def of(
+        cls,
+        geometry: Geometry,
+        rotation_deg: np.ndarray,
+        weights: np.ndarray,
+        filter_name: str,
+        *,
+        variance: bool = False,
+        widest: int = _WIDEST,
+    ) -> "Chain":
+        """For projections at these angles, with these weights in radians; slabs have at most ``widest`` channels.
 
         Raises
         ------
@@ -300,10 +312,16 @@ class Chain:
         """
         n_samples, angle = geometry.n_samples, np.deg2rad(rotation_deg)
         taps = filter_taps(filter_name, n_samples, geometry.pitch_mm)
-        kernels = (taps**2, taps * np.append(taps[1:], 0.0)) if variance else (taps,)
+        kernels = tuple(map(that_counts, (taps**2, taps * np.append(taps[1:], 0.0)))) if variance else (taps,)
         beams = kernel.beams(np.cos(angle), np.sin(angle), geometry.centre, n_samples, n_samples)
-        slab = aligned((len(kernels), angle.size, n_samples + 2, kernel.CHANNELS))
+        width = min(_width(len(kernels) * angle.size * (n_samples + 2)), widest)
+        slab = aligned((len(kernels), angle.size, n_samples + 2, width))
         return cls(tap_lists(*kernels), (weights**2 if variance else weights).astype(np.float32), beams, slab)
+
+    @property
+    def width(self) -> int:
+        """Channels of a slab."""
+        return self.slab.shape[3]
 
     def write(self, prepared: Prepared, part: slice, volume: np.ndarray, first: int) -> None:
         """Write the channels ``part`` of the sinogram into the volume's channels from ``first`` on."""
@@ -311,7 +329,7 @@ class Chain:
         if not prepared.complete:
             values, lost = prepared.filled(part)
             order, source = np.arange(len(values)), 0
-        for channel in range(0, part.stop - part.start, kernel.CHANNELS):
+        for channel in range(0, part.stop - part.start, self.width):
             self.slab_into([(values, order)], source + channel, volume, first + channel, add=False)
         if order.size == 0:
             volume[:, :, first : first + part.stop - part.start] = np.nan
@@ -321,7 +339,7 @@ class Chain:
     def slab_into(
         self, sources: Sequence[tuple[np.ndarray, np.ndarray]], source: int, volume: np.ndarray, first: int, *, add: bool
     ) -> None:
-        """Filter and backproject the ``CHANNELS`` channels from ``source`` on of finite projections, by their order in each array."""
+        """Filter and backproject the ``width`` channels from ``source`` on of finite projections, by their order in each array."""
         begin = 0
         for values, order in sources:
             part = slice(begin, begin + len(order))
@@ -331,6 +349,11 @@ class Chain:
         if len(self.slab) == 2:
             self.slab[1, :, -2] = 0.0  # the last sample has no neighbour to be correlated with
         kernel.backproject_slab(self.slab, first, *self.beams, volume, add)
+
+
+def _width(n_rows: int) -> int:
+    """Channels of a slab of so many rows, a multiple of those that the kernels take at once."""
+    return min(max(_SLAB_BYTES // (4 * kernel.CHANNELS * max(n_rows, 1)), 1) * kernel.CHANNELS, _WIDEST)
 
 
 def aligned(shape: tuple[int, ...]) -> np.ndarray:
