@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from operandi.experiment import Corrections, Scan
+from operandi.kernels.units import run_units
 from operandi.pipeline import travels
 from operandi.pipeline.travels import Travel
 from operandi.stages import scans
@@ -15,7 +16,7 @@ from operandi.stages.sinograms import assemble
 
 MISSING, ADMITTED, REFUSED = 0, 1, 2
 STATUS = ("missing", "admitted", "refused")
-CHANNELS = 128
+CHANNELS = 64
 """Channels that are corrected at once: few enough that what is computed in between stays small beside a set."""
 
 
@@ -152,8 +153,9 @@ def close(buffer: SetBuffer, scan: Scan, corrections: Corrections, monitor_refer
     coverage, monitor = _into_columns(buffer, scan)
     shape = (scan.rotations_per_set, scan.translations, -1)
     intensity, variance = buffer.intensity.reshape(shape), np.square(buffer.sigma, out=buffer.sigma).reshape(shape)
-    for first in range(0, intensity.shape[-1], CHANNELS):
-        part = (..., slice(first, first + CHANNELS))
+
+    def correct_channels(number: int) -> None:
+        part = (..., slice(number * CHANNELS, (number + 1) * CHANNELS))
         intensity[part], variance[part] = correct_values(
             intensity[part],
             variance=variance[part],
@@ -162,6 +164,8 @@ def close(buffer: SetBuffer, scan: Scan, corrections: Corrections, monitor_refer
             air=None if corrections.air == "none" else corrections.air,
             rim_points=corrections.rim_points,
         )
+
+    run_units(correct_channels, -(-intensity.shape[-1] // CHANNELS))
     times = buffer.positions.time[admitted]
     return MeasuredSet(
         number=buffer.number,
@@ -196,7 +200,8 @@ def _into_columns(buffer: SetBuffer, scan: Scan) -> tuple[np.ndarray, np.ndarray
     coverage = np.zeros((scan.rotations_per_set, scan.translations), np.int32)
     monitor = np.full(coverage.shape, np.nan, np.float32)
     column = _columns(buffer, scan)
-    for line in range(scan.rotations_per_set):
+
+    def order(line: int) -> None:
         here = slice(line * scan.translations, (line + 1) * scan.translations)
         admitted = np.flatnonzero(buffer.status[here] == ADMITTED)
         at = (np.zeros(len(admitted), np.int64), column[here][admitted], 1, scan.translations)
@@ -204,6 +209,8 @@ def _into_columns(buffer: SetBuffer, scan: Scan) -> tuple[np.ndarray, np.ndarray
         (buffer.sigma[here],), _ = assemble(buffer.sigma[here][admitted], *at)
         (monitor[line],) = assemble(buffer.positions.monitor[here][admitted, None], *at).values[..., 0]
         buffer.intensity[here] = intensity
+
+    run_units(order, scan.rotations_per_set)
     return coverage, monitor
 
 

@@ -33,7 +33,7 @@ from ..errors import PublishError
 
 LOG = "server.log"
 CATALOG = "catalog.db"
-TELL_AGAIN = {"BlueskyRun": {"application/json-seq": "bluesky_tiled_plugins.exporters:json_seq_exporter"}}
+TELL_AGAIN = {"BlueskyRun": {"application/json-seq": "operandi.server.exporters:tell_again"}}
 """Lets a client replay a raw run: the server tells its documents again."""
 
 
