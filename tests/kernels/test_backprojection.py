@@ -19,7 +19,7 @@ def slab_of(rng: np.random.Generator, n_angles: int = N_ANGLES, width: int = ker
 
 def backprojected(*slabs: np.ndarray) -> np.ndarray:
     volume = np.empty((N_SAMPLES, N_SAMPLES, kernel.CHANNELS), np.float32)
-    kernel.backproject_slab(np.stack(slabs), 0, *BEAMS, volume, False)
+    kernel.backproject_slab(np.stack(slabs), (0, kernel.CHANNELS), *BEAMS, volume, False)
     return volume
 
 
@@ -98,17 +98,17 @@ def test_a_wide_slab_gives_bit_by_bit_what_narrow_ones_give(kinds: int):
     rng, n_channels, wide = np.random.default_rng(8), 150, 3 * kernel.CHANNELS
     slab = np.stack([slab_of(rng, width=wide) for _ in range(kinds)])
     at_once, apart = (np.empty((N_SAMPLES, N_SAMPLES, n_channels), np.float32) for _ in range(2))
-    kernel.backproject_slab(slab, 0, *BEAMS, at_once, False)
+    kernel.backproject_slab(slab, (0, n_channels), *BEAMS, at_once, False)
     for first in range(0, wide, kernel.CHANNELS):
         part = np.ascontiguousarray(slab[..., first : first + kernel.CHANNELS])
-        kernel.backproject_slab(part, first, *BEAMS, apart, False)
+        kernel.backproject_slab(part, (first, min(kernel.CHANNELS, n_channels - first)), *BEAMS, apart, False)
     assert at_once.tobytes() == apart.tobytes()
 
 
 def test_a_slab_is_added_where_asked():
     slab = slab_of(np.random.default_rng(7))
     volume = np.ones((N_SAMPLES, N_SAMPLES, kernel.CHANNELS), np.float32)
-    kernel.backproject_slab(slab[None], 0, *BEAMS, volume, True)
+    kernel.backproject_slab(slab[None], (0, kernel.CHANNELS), *BEAMS, volume, True)
     np.testing.assert_allclose(volume, backprojected(slab) + 1, atol=1e-5)
 
 

@@ -15,6 +15,7 @@ from operandi.stages.volumes import (
     partial_variance,
     partial_volume,
     volume_slabs,
+    write_partial_volume,
 )
 
 PITCH, AXIS = 0.05, 0.113
@@ -275,3 +276,16 @@ def astra_fbp(data: np.ndarray, angle: np.ndarray) -> np.ndarray:
     astra.data2d.delete([measured, result])
     astra.projector.delete(projector)
     return found
+
+
+def test_a_part_of_the_channels_is_written_into_a_volume_and_the_others_are_left():
+    rng = np.random.default_rng(12)
+    data, angle, translation = rng.uniform(0, 1, (9, 21, 70)).astype(np.float32), np.arange(9) * 20.0, np.arange(21) * 0.1
+    for spoiled in (False, True):
+        data[3, 4, 5] = np.nan if spoiled else 0.5
+        volume = np.full((21, 21, 200), 7, np.float32)
+        write_partial_volume(data, angle, translation, 1.0, "ramp", volume, 100)
+        assert volume[:, :, 100:170].tobytes() == partial_volume(data, angle, translation, 1.0).tobytes()
+        assert (np.delete(volume, np.s_[100:170], axis=2) == 7).all()
+    with pytest.raises(ShapeError, match="70 channels"):
+        write_partial_volume(data, angle, translation, 1.0, "ramp", volume, 131)

@@ -250,11 +250,11 @@ def _tiles(n_rows, n_columns):
 
 
 @njit(nogil=True, fastmath=_FAST)
-def _backproject(tile, slab, first, paths, shadows, volume, add):
+def _backproject(tile, slab, channels, paths, shadows, volume, add):
     top, left, h, w = tile
     n_projections, n_samples, width = slab.shape[1], slab.shape[2] - 2, slab.shape[3]
     flat, variance, cross = slab.reshape(slab.size), len(slab) == 2, np.uint64(slab.size // 2)
-    stride, pixels, n = np.uint64(width), np.uint64(h * w), min(width, volume.shape[2] - first)
+    stride, pixels, (first, n) = np.uint64(width), np.uint64(h * w), channels
     sample, fraction = np.empty(h * w * BLOCK, np.uint32), np.empty(h * w * BLOCK, np.float32)
     out = _aligned(h * w * width)
     for block in range(0, n_projections, BLOCK):
@@ -280,21 +280,22 @@ def _backproject(tile, slab, first, paths, shadows, volume, add):
 
 
 @njit(cache=True, nogil=True, parallel=True)
-def backproject_slab(slab, first, paths, shadows, volume, add):
-    """Write the backprojection of a slab into the channels from ``first`` on of ``volume``, or add it to them.
+def backproject_slab(slab, channels, paths, shadows, volume, add):
+    """Write the backprojection of a slab into channels of ``volume``, or add it to them.
 
     Parameters
     ----------
-    slab : (1 or 2, projection, sample + 2, a multiple of CHANNELS) float32, weighted; what is beyond the volume's channels is left out.
-        Where there are 2, they hold variances filtered by h² and by h·h₊₁, and what is written is the variance: the sum of squares of the
-        interpolation's weights on the one, and twice their product on the other.
+    slab : (1 or 2, projection, sample + 2, a multiple of CHANNELS) float32, weighted. Where there are 2, they hold variances filtered by
+        h² and by h·h₊₁, and what is written is the variance: the sum of squares of the interpolation's weights on the one, and twice
+        their product on the other.
+    channels : the first of the volume's, and how many; the slab may have more.
     paths, shadows : of the projections (`beams`).
     volume : (row, column, channel) float32. The axis runs through its middle; row and column step by one sample.
     add : whether to add to what is in the volume.
     """
     down, across = _tiles(volume.shape[0], volume.shape[1])
     for tile in prange(down * across):
-        _backproject(_tile(tile, volume.shape[0], volume.shape[1]), slab, first, paths, shadows, volume, add)
+        _backproject(_tile(tile, volume.shape[0], volume.shape[1]), slab, channels, paths, shadows, volume, add)
 
 
 @njit(nogil=True, fastmath=_FAST)

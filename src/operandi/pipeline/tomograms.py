@@ -17,7 +17,7 @@ from operandi.pipeline.sets import MeasuredSet
 from operandi.stages import scans
 from operandi.stages.axis import Axis, locate_axis
 from operandi.stages.backlash import Backlash, estimate_backlash
-from operandi.stages.volumes import partial_variance, partial_volume
+from operandi.stages.volumes import partial_variance, partial_volume, write_partial_volume
 
 CHANNELS = 128
 """Channels of a slab."""
@@ -107,7 +107,7 @@ def volume_of(tomogram: Tomogram, members: list[MeasuredSet], experiment: Experi
     at = _place(tomogram.rotation_deg, experiment, axis)
     for first in range(0, room.shape[-1], CHANNELS):
         part = slice(first, first + CHANNELS)
-        room[..., part] = partial_volume(take_lines([m.intensity[..., part] for m in members], tomogram.lines), *at)
+        write_partial_volume(take_lines([m.intensity[..., part] for m in members], tomogram.lines), *at, room, first)
     return room
 
 

@@ -19,7 +19,7 @@ from ..nodes import Array, Block, NodePath
 
 # As fast to write as no compression at all (0.11 s for 40 MB) and two thirds of the size.
 COMPRESSOR = BloscCodec(cname="lz4", clevel=1, shuffle="shuffle")
-SLAB_BYTES = 64 << 20
+SLAB_BYTES = 32 << 20
 
 
 class ArrayStore:

@@ -146,10 +146,13 @@ class GrowingVolume:
         if len(rotation) > kernel.BLOCK:
             chain = Chain.of(self.geometry, rotation, weights, self.filter)
             for first in range(0, self.n_channels, chain.width):
-                chain.slab_into(sources, first, self.volume, first, add=True)
+                chain.slab_into(sources, first, self.volume, self._channels(first, chain.width), add=True)
         else:
             self._add_few(np.concatenate([values[order] for values, order in sources]), rotation, weights.astype(np.float32))
         self._passes += 1
+
+    def _channels(self, first: int, width: int) -> tuple[int, int]:
+        return first, min(width, self.n_channels - first)
 
     def _add_few(self, values: np.ndarray, rotation: np.ndarray, weights: np.ndarray) -> None:
         n, width, angle = self.geometry.n_samples, -(-self.n_channels // kernel.CHANNELS) * kernel.CHANNELS, np.deg2rad(rotation)
@@ -173,7 +176,7 @@ class GrowingVolume:
         chain = Chain.of(self.geometry, self._rotation[order], self._weights[order], self.filter, widest=kernel.CHANNELS)
         for slab in slabs:
             first = slab * kernel.CHANNELS
-            chain.slab_into([(self._values, order)], first, self.volume, first, add=False)
+            chain.slab_into([(self._values, order)], first, self.volume, self._channels(first, chain.width), add=False)
 
 
 def _pairs(same: np.ndarray) -> list[tuple[int, int]]:

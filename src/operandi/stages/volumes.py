@@ -106,6 +106,25 @@ def partial_volume(
     return project_back(prepare(sinogram, rotation_deg, translation_mm, axis_mm, weights), filter, variance=False)
 
 
+def write_partial_volume(
+    sinogram: np.ndarray,
+    rotation_deg: np.ndarray,
+    translation_mm: np.ndarray,
+    axis_mm: float,
+    filter: str,  # noqa: A002
+    volume: np.ndarray,
+    first: int,
+) -> None:
+    """`partial_volume`, written into the channels from ``first`` on of a volume (y, x, q) float32 that may have more of them."""
+    prepared = prepare(sinogram, rotation_deg, translation_mm, axis_mm, None)
+    n_samples, n_channels = prepared.values.shape[1:]
+    if volume.shape[:2] != (n_samples, n_samples) or not 0 <= first <= volume.shape[2] - n_channels:
+        raise ShapeError(
+            f"{n_channels} channels of {n_samples} samples do not fit a volume of shape {volume.shape} from channel {first} on"
+        )
+    _write(prepared, filter, volume, first, variance=False)
+
+
 def partial_variance(
     variance: np.ndarray,
     rotation_deg: np.ndarray,
@@ -263,11 +282,16 @@ def project_back(prepared: Prepared, filter_name: str, *, variance: bool) -> np.
     """The volume (y, x, q) of what `prepare` gave, or its variance if that were variances."""
     n_samples, n_channels = prepared.values.shape[1:]
     volume = np.empty((n_samples, n_samples, n_channels), np.float32)
+    _write(prepared, filter_name, volume, 0, variance=variance)
+    return volume
+
+
+def _write(prepared: Prepared, filter_name: str, volume: np.ndarray, first: int, *, variance: bool) -> None:
+    n_channels = prepared.values.shape[2]
     chain = Chain.of(prepared.geometry, prepared.rotation_deg, prepared.weights, filter_name, variance=variance)
     chunk = n_channels if prepared.complete else _WIDEST
-    for first in range(0, n_channels, chunk):
-        chain.write(prepared, slice(first, min(first + chunk, n_channels)), volume, first)
-    return volume
+    for channel in range(0, n_channels, chunk):
+        chain.write(prepared, slice(channel, min(channel + chunk, n_channels)), volume, first + channel)
 
 
 def _check(values: np.ndarray, rotation: np.ndarray, translation: np.ndarray, axis_mm: float, weights) -> None:
@@ -330,16 +354,20 @@ class Chain:
             values, lost = prepared.filled(part)
             order, source = np.arange(len(values)), 0
         for channel in range(0, part.stop - part.start, self.width):
-            self.slab_into([(values, order)], source + channel, volume, first + channel, add=False)
+            count = min(self.width, part.stop - part.start - channel)
+            self.slab_into([(values, order)], source + channel, volume, (first + channel, count), add=False)
         if order.size == 0:
             volume[:, :, first : first + part.stop - part.start] = np.nan
         elif lost is not None and lost.any():
             volume[:, :, first + np.flatnonzero(lost)] = np.nan
 
     def slab_into(
-        self, sources: Sequence[tuple[np.ndarray, np.ndarray]], source: int, volume: np.ndarray, first: int, *, add: bool
+        self, sources: Sequence[tuple[np.ndarray, np.ndarray]], source: int, volume: np.ndarray, channels: tuple[int, int], *, add: bool
     ) -> None:
-        """Filter and backproject the ``width`` channels from ``source`` on of finite projections, by their order in each array."""
+        """Filter and backproject channels from ``source`` on of finite projections, by their order in each array.
+
+        ``channels`` are the first of the volume's and how many, at most ``width``.
+        """
         begin = 0
         for values, order in sources:
             part = slice(begin, begin + len(order))
@@ -348,7 +376,7 @@ class Chain:
             begin = part.stop
         if len(self.slab) == 2:
             self.slab[1, :, -2] = 0.0  # the last sample has no neighbour to be correlated with
-        kernel.backproject_slab(self.slab, first, *self.beams, volume, add)
+        kernel.backproject_slab(self.slab, channels, *self.beams, volume, add)
 
 
 def _width(n_rows: int) -> int:
