@@ -1,5 +1,7 @@
 """Which runs to process: the worker that follows a journal, and the replay of a run that is over."""
 
+import contextlib
+import ctypes
 import json
 import logging
 import math
@@ -34,6 +36,7 @@ SINCE = "since"
 DETECTOR_TYPES = ("<i4", "<u2", "<u4", "<f4")
 STATUS_FILE = "status.json"
 STATUS_EVERY_S = 0.25
+_M_MMAP_THRESHOLD = -3
 
 
 def _ignore(status: Status) -> None:
@@ -122,6 +125,7 @@ def run_worker(
     -------
     Keys of the results that were completed.
     """
+    _give_freed_memory_back()
     stop = stop or threading.Event()
     since = _first_started(experiment.publishing.state)
     on_status = StatusFile(experiment.publishing.state, on_status)
@@ -140,6 +144,15 @@ def run_worker(
             completed += _process_run(experiment, callback, run, stop)
             _await_raw(published, run.uid, stop)
     return completed
+
+
+def _give_freed_memory_back() -> None:
+    """Have the C library return blocks of a megabyte and more when they are freed (glibc, mallopt(3)).
+
+    By itself it comes to keep those of up to 32 MB for later, some 200 MB in the course of a run.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)
 
 
 def _unhurried(documents: Iterable[Document], callback: WatchedCallback, stopped: threading.Event) -> Iterator[Document]:

@@ -156,9 +156,9 @@ def sinogram_products(
         found |= {"backlash_mm": backlash.value, "backlash_uncertainty_mm": backlash.uncertainty}
     chunks = (min(LINE_BLOCK, shape[0]), *shape[1:])
     yield Array(path, ("rotation", "translation", "q"), shape, chunks, metadata={"units": "counts", "coords": coords, **found})
-    sinograms, step = [m.intensity for m in members], 2 * LINE_BLOCK
-    for first in range(0, shape[0], step):
-        yield Block(path, (first, 0, 0), take_lines(sinograms, tomogram.lines[first : first + step]))
+    sinograms = [m.intensity for m in members]
+    for first in range(0, shape[0], LINE_BLOCK):
+        yield Block(path, (first, 0, 0), take_lines(sinograms, tomogram.lines[first : first + LINE_BLOCK]))
 
 
 def composites(maps: np.ndarray, experiment: Experiment, scales: dict[str, float]) -> np.ndarray:

@@ -19,7 +19,7 @@ from operandi.stages.axis import Axis, locate_axis
 from operandi.stages.backlash import Backlash, estimate_backlash
 from operandi.stages.volumes import partial_variance, partial_volume, write_partial_volume
 
-CHANNELS = 128
+CHANNELS = 64
 """Channels of a slab."""
 _NOTHING = np.empty(0, np.float32)
 
