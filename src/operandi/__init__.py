@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from operandi.runner import callback
     from operandi.sources.journal import Journal
     from operandi.sources.potentiostat import read_potentiostat
-    from operandi.stages.axis import find_axis
+    from operandi.stages.axis import compare_axes, find_axis
     from operandi.stages.charge import windows
     from operandi.stages.corrections import correct
     from operandi.stages.maps import composite, screen
@@ -25,7 +25,10 @@ _HOMES = {
     "callback": "operandi.runner",
     "composite": "operandi.stages.maps",
     "correct": "operandi.stages.corrections",
+    "compare_axes": "operandi.stages.axis",
     "find_axis": "operandi.stages.axis",
+    "find_wobble": "operandi.stages.wobble",
+    "straighten": "operandi.stages.wobble",
     "install_profile": "operandi.client",
     "integrate": "operandi.stages.patterns",
     "load_experiment": "operandi.experiment_file",
