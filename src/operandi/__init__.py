@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from operandi.stages.maps import composite, screen
     from operandi.stages.patterns import integrate
     from operandi.stages.reconstruction import reconstruct
+    from operandi.stages.wobble import find_wobble, straighten
 
 # Looked up on first use: `import operandi` is quick, and a missing extra is missed only by what needs it.
 _HOMES = {
@@ -44,9 +45,11 @@ __all__ = [
     "Experiment",
     "Journal",
     "callback",
+    "compare_axes",
     "composite",
     "correct",
     "find_axis",
+    "find_wobble",
     "install_profile",
     "integrate",
     "load_experiment",
@@ -55,6 +58,7 @@ __all__ = [
     "read_potentiostat",
     "reconstruct",
     "screen",
+    "straighten",
     "windows",
 ]
 
