@@ -61,7 +61,7 @@ def compare_axes(sinogram: xr.DataArray) -> dict[str, Axis]:
     profiles = profiles_of(*_plain(sinogram))
     ways = {"centre of mass": _centre_of_mass(profiles), "opposite projections": _opposite(profiles)}
     return {"consistency": locate_axis(*_plain(sinogram))} | {
-        name: Axis(profiles.first + profiles.pitch * at, abs(profiles.pitch) * sigma) for name, (at, sigma) in ways.items()
+        name: Axis(float(profiles.first + profiles.pitch * at), float(abs(profiles.pitch) * sigma)) for name, (at, sigma) in ways.items()
     }
 
 
@@ -99,7 +99,7 @@ def locate_axis(sinogram: np.ndarray, rotation_deg: np.ndarray, translation_mm: 
     profiles = profiles_of(sinogram, rotation_deg, translation_mm)
     found = locate(profiles)
     size = abs(profiles.pitch)
-    return Axis(float(profiles.first + profiles.pitch * found.axis), size * found.axis_sigma, size * found.wobble)
+    return Axis(float(profiles.first + profiles.pitch * found.axis), float(size * found.axis_sigma), float(size * found.wobble))
 
 
 def locate(profiles: Profiles) -> Places:
