@@ -177,6 +177,15 @@ def test_parallax_of_a_wide_cell_is_noticed(folder: Path):
     found = [f for f in check(wide).findings if "parallax" in f.message]
     assert [f.severity for f in found] == ["warning"]
     assert "graphite" in found[0].message
+    two = "{phase: graphite, q_min_inv_angstrom: 1.78, q_max_inv_angstrom: 1.94}"
+    both = two + "\n  - {phase: LiC12, q_min_inv_angstrom: 1.72, q_max_inv_angstrom: 1.77}"
+    _, carried = [
+        f
+        for f in check(experiment(folder, ("-0.3", "-30"), ("0.3", "30"), ("-30", "-30"), (two, both))).findings
+        if "parallax" in f.message
+    ]
+    assert "graphite into LiC12" in carried.message
+    assert "LiC12 into graphite" in carried.message
 
 
 @pytest.mark.parametrize(
@@ -199,6 +208,8 @@ def test_a_full_turn_needs_twice_the_rotations():
 
 
 def test_an_axis_outside_the_travel_and_a_rim_without_a_cell_are_errors():
+    few = experiment(".", ("rotations_per_set: 50", "rotations_per_set: 4"), more="corrections: {spots_sigma: 8}\n")
+    assert "corrections.spots_sigma" in fields(examine_scan(few), "error")
     more = "reconstruction: {axis_mm: 0.5}\ncorrections: {rim_points: 30}\n"
     assert fields(examine_scan(experiment(more=more)), "error") == ["corrections.rim_points", "reconstruction.axis_mm"]
 

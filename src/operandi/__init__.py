@@ -11,12 +11,13 @@ if TYPE_CHECKING:
     from operandi.runner import callback
     from operandi.sources.journal import Journal
     from operandi.sources.potentiostat import read_potentiostat
-    from operandi.stages.axis import find_axis
+    from operandi.stages.axis import compare_axes, find_axis
     from operandi.stages.charge import windows
     from operandi.stages.corrections import correct
     from operandi.stages.maps import composite, screen
     from operandi.stages.patterns import integrate
     from operandi.stages.reconstruction import reconstruct
+    from operandi.stages.wobble import find_wobble, straighten
 
 # Looked up on first use: `import operandi` is quick, and a missing extra is missed only by what needs it.
 _HOMES = {
@@ -25,7 +26,10 @@ _HOMES = {
     "callback": "operandi.runner",
     "composite": "operandi.stages.maps",
     "correct": "operandi.stages.corrections",
+    "compare_axes": "operandi.stages.axis",
     "find_axis": "operandi.stages.axis",
+    "find_wobble": "operandi.stages.wobble",
+    "straighten": "operandi.stages.wobble",
     "install_profile": "operandi.client",
     "integrate": "operandi.stages.patterns",
     "load_experiment": "operandi.experiment_file",
@@ -41,9 +45,11 @@ __all__ = [
     "Experiment",
     "Journal",
     "callback",
+    "compare_axes",
     "composite",
     "correct",
     "find_axis",
+    "find_wobble",
     "install_profile",
     "integrate",
     "load_experiment",
@@ -52,6 +58,7 @@ __all__ = [
     "read_potentiostat",
     "reconstruct",
     "screen",
+    "straighten",
     "windows",
 ]
 

@@ -17,6 +17,8 @@ from operandi.plans import IMAGES_PER_S, Plan, distinct_rotations, duration, pla
 from operandi.sources.assets import load_correction
 from operandi.sources.potentiostat import read_potentiostat
 from operandi.stages.maps import window_weights
+from operandi.stages.outliers import FEWEST_LINES
+from operandi.stages.parallax import find_overlaps
 from operandi.stages.patterns import load_calibration
 
 GOLDEN_EXCESS = 1.5
@@ -171,9 +173,12 @@ def examine_scan(experiment: Experiment) -> list[Finding]:
         findings.append(_warning("scan.window_sets", text))
     if unused := (scan.sets - scan.window_sets) % scan.window_step:
         findings.append(_warning("scan.window_step", f"leaves the last {unused} set(s) without a frame"))
-    if experiment.corrections.air == "rim" and 2 * experiment.corrections.rim_points >= scan.translations:
+    if experiment.corrections.subtracts_rim and 2 * experiment.corrections.rim_points >= scan.translations:
         text = f"is {experiment.corrections.rim_points} at either end, but there are only {scan.translations} positions"
         findings.append(_error("corrections.rim_points", text))
+    if experiment.corrections.spots_sigma is not None and scan.rotations_per_set < FEWEST_LINES:
+        text = f"needs {FEWEST_LINES} lines in a set to compare, there are {scan.rotations_per_set}: make it null"
+        findings.append(_error("corrections.spots_sigma", text))
     axis, ends = experiment.reconstruction.axis_mm, sorted((scan.translation_start_mm, scan.translation_stop_mm))
     if axis is not None and not ends[0] < axis < ends[1]:
         findings.append(_error("reconstruction.axis_mm", f"is {axis:g}, outside the travel from {ends[0]:g} to {ends[1]:g} mm"))
@@ -224,11 +229,20 @@ def _examine_parallax(experiment: Experiment, detector: Detector) -> list[Findin
         for w in experiment.windows
         if relative * w.q_max_inv_angstrom > (w.q_max_inv_angstrom - w.q_min_inv_angstrom) / 2
     ]
-    if not smeared:
-        return []
-    text = f"parallax of a cell of {radius_mm:g} mm radius at {detector.distance_m:.3f} m smears q by more than half the window"
-    text += f" of {', '.join(smeared)}"
-    return [_warning("windows", text)]
+    findings = []
+    if smeared:
+        text = f"parallax of a cell of {radius_mm:g} mm radius at {detector.distance_m:.3f} m smears q by more than half the window"
+        findings.append(_warning("windows", f"{text} of {', '.join(smeared)}"))
+    bounds = [(w.phase, w.q_min_inv_angstrom, w.q_max_inv_angstrom) for w in experiment.windows]
+    where = {"radius_mm": radius_mm, "distance_mm": 1000 * detector.distance_m, "wavelength_angstrom": detector.wavelength_angstrom}
+    try:
+        overlaps = find_overlaps(bounds, **where)
+    except ShapeError as error:
+        return [*findings, _warning("windows", str(error))]
+    if overlaps:
+        named = ", ".join(f"{o.phase} into {o.into} (by up to {o.reach_inv_angstrom:.3f} Å⁻¹)" for o in overlaps)
+        findings.append(_warning("windows", f"parallax of a cell of {radius_mm:g} mm radius carries intensity of {named}"))
+    return findings
 
 
 def examine_potentiostat(experiment: Experiment) -> tuple[str, list[Finding]]:

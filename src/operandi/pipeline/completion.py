@@ -134,7 +134,7 @@ def finish(completion: Completion, tomogram: Tomogram, experiment: Experiment, v
     yield from _moment_blocks(tomogram, moments, log)
     blocks, told = _instant(tomogram, course, view, log)
     yield from blocks
-    air = experiment.corrections.air == "rim"
+    air = experiment.corrections.subtracts_rim
     points = scan.translations - (2 * experiment.corrections.rim_points if air else 0)
     width = max(points, 1) * abs(float(view.translation_mm[1] - view.translation_mm[0]))
     phases = [w.phase for w in experiment.windows]

@@ -9,8 +9,9 @@ from operandi.kernels.units import run_units
 from operandi.pipeline import travels
 from operandi.pipeline.travels import Travel
 from operandi.stages import scans
-from operandi.stages.corrections import correct_values
+from operandi.stages.corrections import correct_values, without_dead_time
 from operandi.stages.maps import apply_weights
+from operandi.stages.outliers import FEWEST_LINES, without_spots
 from operandi.stages.patterns import Patterns
 from operandi.stages.sinograms import assemble
 
@@ -153,23 +154,20 @@ def close(buffer: SetBuffer, scan: Scan, corrections: Corrections, monitor_refer
     coverage, monitor = _into_columns(buffer, scan)
     shape = (scan.rotations_per_set, scan.translations, -1)
     intensity, variance = buffer.intensity.reshape(shape), np.square(buffer.sigma, out=buffer.sigma).reshape(shape)
+    rotation = _line_rotations(buffer, scan, admitted)
 
     def correct_channels(number: int) -> None:
         part = (..., slice(number * CHANNELS, (number + 1) * CHANNELS))
-        intensity[part], variance[part] = correct_values(
-            intensity[part],
-            variance=variance[part],
-            monitor=monitor if corrections.monitor else None,
-            monitor_reference=monitor_reference,
-            air=None if corrections.air == "none" else corrections.air,
-            rim_points=corrections.rim_points,
-        )
+        corrected = _corrected(intensity[part], variance[part], monitor, scan, corrections, monitor_reference)
+        if corrections.spots_sigma is not None and len(rotation) >= FEWEST_LINES:
+            corrected = without_spots(corrected[0], rotation, variance=corrected[1], limit=corrections.spots_sigma)[:2]
+        intensity[part], variance[part] = corrected
 
     run_units(correct_channels, -(-intensity.shape[-1] // CHANNELS))
     times = buffer.positions.time[admitted]
     return MeasuredSet(
         number=buffer.number,
-        rotation_deg=_line_rotations(buffer, scan, admitted),
+        rotation_deg=rotation,
         intensity=intensity,
         sums=np.moveaxis(apply_weights(intensity, weights), 0, -1),
         variance=np.moveaxis(apply_weights(variance, weights**2), 0, -1),
@@ -177,6 +175,22 @@ def close(buffer: SetBuffer, scan: Scan, corrections: Corrections, monitor_refer
         t_start=float(times.min()) if len(times) else np.nan,
         t_end=float(times.max()) + scan.exposure_s if len(times) else np.nan,
         travel=None if scan.backlash_mm == 0 else travels.travel_of(buffer.positions.translation, buffer.positions.time, admitted, scan),
+    )
+
+
+def _corrected(intensity, variance, monitor, scan: Scan, corrections: Corrections, reference: float):
+    """Some channels of a set, and their variance, as the experiment asks for them."""
+    if corrections.dead_time_s:
+        intensity, variance = without_dead_time(intensity, corrections.dead_time_s, scan.exposure_s, variance=variance)
+    if corrections.transmission:
+        return correct_values(intensity, variance=variance, transmission=monitor / reference)
+    return correct_values(
+        intensity,
+        variance=variance,
+        monitor=monitor if corrections.monitor else None,
+        monitor_reference=reference,
+        air="rim" if corrections.subtracts_rim else None,
+        rim_points=corrections.rim_points,
     )
 
 

@@ -76,13 +76,13 @@ def onto_grid(sinogram: np.ndarray, off: np.ndarray) -> np.ndarray:
     for line in np.flatnonzero(off):
         first, part = int(np.floor(-off[line])), float(-off[line] - np.floor(-off[line]))
         result[line] = 0
-        for shift, weight in zip(range(first - 1, first + 3), _cubic_weights(part), strict=True):
+        for shift, weight in zip(range(first - 1, first + 3), cubic_weights(part), strict=True):
             if weight:
                 result[line] += np.float32(weight) * sinogram[line, np.clip(np.arange(n) + shift, 0, n - 1)]
     return result
 
 
-def _cubic_weights(part: float) -> tuple[float, float, float, float]:
+def cubic_weights(part: float) -> tuple[float, float, float, float]:
     """Weights of the neighbours at -1, 0, 1 and 2 for a place ``part`` of the way from 0 to 1."""
     a, b, c = part, part**2, part**3
     return (-a + 2 * b - c) / 2, (2 - 5 * b + 3 * c) / 2, (a + 4 * b - 3 * c) / 2, (c - b) / 2

@@ -16,9 +16,11 @@ def correct(
     *,
     monitor: xr.DataArray | np.ndarray | None = None,
     monitor_reference: float | None = None,
-    air: Literal["rim"] | xr.DataArray | np.ndarray | None = None,
+    air: Literal["rim"] | xr.Dataset | xr.DataArray | np.ndarray | None = None,
     rim_points: int = 2,
     transmission: xr.DataArray | np.ndarray | None = None,
+    dead_time_s: float = 0.0,
+    exposure_s: float | None = None,
 ) -> Data:
     """Normalise by the monitor and subtract air (WAXS), or divide by the transmission instead of both (SAXS).
 
@@ -27,6 +29,8 @@ def correct(
     Parameters
     ----------
     sinogram : dims rotation, translation[, q]: the intensity, or a Dataset of `intensity` and `sigma`.
+    air : a Dataset of `intensity` and `sigma` (q) is a measured pattern with its own errors.
+    dead_time_s, exposure_s : see `without_dead_time`; before all else.
 
     Returns
     -------
@@ -47,12 +51,16 @@ def correct(
         return data.transpose(*dims).to_numpy().reshape(*shape[:2], -1)
 
     variance = cells(sinogram["sigma"]) ** 2 if isinstance(sinogram, xr.Dataset) and "sigma" in sinogram else None
+    counts = cells(intensity)
+    if dead_time_s:
+        counts, variance = without_dead_time(counts, dead_time_s, exposure_s or np.nan, variance=variance)
     values, variance = correct_values(
-        cells(intensity),
+        counts,
         variance=variance,
         monitor=_plain(monitor),
         monitor_reference=monitor_reference,
-        air=air if isinstance(air, str) else _plain(air),
+        air=air if isinstance(air, str) else _plain(air["intensity"] if isinstance(air, xr.Dataset) else air),
+        air_variance=_plain(air["sigma"] ** 2) if isinstance(air, xr.Dataset) and "sigma" in air else None,
         rim_points=rim_points,
         transmission=_plain(transmission),
     )
@@ -74,6 +82,7 @@ def correct_values(
     monitor: np.ndarray | None = None,
     monitor_reference: float | None = None,
     air: Literal["rim"] | np.ndarray | None = None,
+    air_variance: np.ndarray | None = None,
     rim_points: int = 2,
     transmission: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
@@ -86,7 +95,8 @@ def correct_values(
     monitor_reference : the flux to which cells are scaled; give the same one for all sets of a run, to keep them comparable. None
         takes the median of `monitor`.
     air : "rim" subtracts the mean pattern of the outermost cells on both sides, over all rotations (they must lie outside the
-        sample); an array (q,) that pattern, on the scale of the normalised sinogram and taken as exact.
+        sample); an array (q,) that pattern, on the scale of the normalised sinogram.
+    air_variance : (q,) of a measured pattern of air; None takes it as exact. All cells share its error.
     rim_points : number of outermost cells on either side.
     transmission : (rotation, translation) surviving fraction, or transmitted flux, by which cells are divided; zero, negative or not
         finite gives NaN.
@@ -113,7 +123,57 @@ def correct_values(
     pattern = np.asarray(air, np.float32)
     if pattern.shape not in {(), (values.shape[2],)}:
         raise ShapeError(f"the pattern of air has shape {pattern.shape}, the sinogram {values.shape[2]} points in q")
+    if variance is not None and air_variance is not None:
+        if np.shape(air_variance) != pattern.shape:
+            raise ShapeError(f"the variance of air has shape {np.shape(air_variance)}, air itself {pattern.shape}")
+        variance = variance + np.asarray(air_variance, np.float32)
     return values - pattern, variance
+
+
+def without_dead_time(
+    counts: np.ndarray, dead_time_s: float, exposure_s: float, *, variance: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Counts of pixels as they would be without dead time, and their variance.
+
+    n = m / (1 - m·τ/t), for detectors that a photon in the dead time does not hold up longer (Knoll, Radiation Detection and Measurement,
+    chapter 4). ``counts`` are per pixel in ``exposure_s``, or means of pixels that are alike; NaN where they reach t/τ.
+
+    Raises
+    ------
+    ShapeError
+        If the dead time is negative or the exposure not positive.
+    """
+    if not (dead_time_s >= 0 and exposure_s > 0):
+        raise ShapeError(f"dead_time_s must be 0 or more and exposure_s positive, got {dead_time_s} and {exposure_s}")
+    live = 1 - np.asarray(counts, np.float32) * np.float32(dead_time_s / exposure_s)
+    live = np.where(live > 0, live, np.float32(np.nan))
+    return counts / live, None if variance is None else variance / live**4
+
+
+def flux(counts: np.ndarray, *, gain: np.ndarray | float = 1.0, dark: np.ndarray | float = 0.0) -> np.ndarray:
+    """What a monitor or a diode saw, on one scale whatever the range of its amplifier: (counts - dark) / gain.
+
+    ``gain`` (V/A or whatever the file says) broadcasts against the counts, so that it may change in a run; counts that
+    are not positive, and gains that are not, give NaN.
+    """
+    counts, gain = np.asarray(counts, float) - dark, np.asarray(gain, float)
+    good = np.isfinite(counts) & (counts > 0) & np.isfinite(gain) & (gain > 0)
+    return np.where(good, counts / np.where(gain > 0, gain, 1), np.nan)
+
+
+def transmission_of(transmitted: np.ndarray, incident: np.ndarray, *, blank_transmitted: float, blank_incident: float) -> np.ndarray:
+    """Surviving fraction of the beam against a blank, from fluxes behind and before the sample (`flux`), NaN where one is none.
+
+    Raises
+    ------
+    ShapeError
+        If the blank has no flux.
+    """
+    if not (blank_transmitted > 0 and blank_incident > 0 and np.isfinite(blank_transmitted / blank_incident)):
+        raise ShapeError(f"the blank has no flux: {blank_transmitted} behind, {blank_incident} before the sample")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        result = np.asarray(transmitted, float) / np.asarray(incident, float) * (blank_incident / blank_transmitted)
+    return np.where(np.isfinite(result) & (result > 0), result, np.nan)
 
 
 def _check(values, variance, transmission, monitor, air) -> None:
