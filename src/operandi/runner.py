@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from operandi import pipeline, provenance
 from operandi.errors import DocumentError, GeometryError, PublishError
@@ -97,6 +98,7 @@ class Processing:
     watch: alerts.Watch
     webhook: Webhook | None = None
     began: float = field(default_factory=time.monotonic)
+    pools: ThreadpoolController = field(default_factory=ThreadpoolController)
 
     @classmethod
     def begin(
@@ -171,10 +173,11 @@ class Processing:
         self.status = replace(self.status, **values)
 
     def _apply(self, products: Iterable[Any]) -> None:
-        for product in products:
-            self.sink.apply(product)
-            if isinstance(product, Rows) and product.path == STEPS:
-                self.status = replace(self.status, frames=self.status.frames + 1)
+        with self.pools.limit(limits=1, user_api="blas"):  # results must not depend on their number; and idle ones wait busily
+            for product in products:
+                self.sink.apply(product)
+                if isinstance(product, Rows) and product.path == STEPS:
+                    self.status = replace(self.status, frames=self.status.frames + 1)
 
 
 def log_reason(experiment: Experiment, state: State, feed: LogFeed) -> str:
