@@ -249,6 +249,8 @@ def balance_lithium(
         If the frames differ, or a capacity is not above 0.
     """
     dims = charge_mah.dims
+    if any({"lithium", "sigma"} - set(part.data_vars) for part in (graphite, oxide)):
+        raise ShapeError("contents must hold lithium and sigma, as lithium_in_graphite and lithium_in_oxide give them")
     if len(dims) != 1 or any(part["lithium"].dims != dims or part.sizes != charge_mah.sizes for part in (graphite, oxide)):
         raise ShapeError(f"charge and contents must be over the same frames, got {charge_mah.dims}, {graphite.sizes} and {oxide.sizes}")
     if not (0 < graphite_mah < np.inf and 0 < oxide_mah < np.inf and charge_mah.size):

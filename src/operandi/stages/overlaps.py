@@ -25,7 +25,7 @@ class Intruder:
     """A reflection that a map holds beside its own.
 
     ``share`` is what it adds to the map, for equal volumes of both phases, relative to the map's own phase: negative where it lies in the
-    background's bands, NaN where the map's own phase is not known or an intensity is not.
+    background's bands, NaN where the map's own phase or an intensity is not known, or where it is smeared in alone.
     """
 
     phase: str
@@ -136,10 +136,11 @@ def _of_crystal(window: QWindow, crystal: Crystal, q: np.ndarray, weight: np.nda
         taken = float(np.interp(at, q, weight)) / _STEP
         if intensity < _LEAST_SHARE * strongest or (not inside and abs(taken) < 0.01):
             continue
-        label = f"{name} = {also[name]}" if name in also else name
-        share = float(intensity * taken / own) if own > 0 else np.nan
+        smeared = inside and not window.q_min_inv_angstrom <= at <= window.q_max_inv_angstrom
+        share = float(intensity * taken / own) if own > 0 and not smeared else np.nan
         if abs(share) < _LEAST_ADDED:
             continue
+        label = f"{name} = {also[name]}" if name in also else name
         found.append(Intruder(window.phase, crystal.name, label, float(at), "window" if inside else "background", share))
     return found
 

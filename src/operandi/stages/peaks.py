@@ -316,5 +316,5 @@ def _reason(model: Model, fits: Fits, line: int, at_least: float) -> np.ndarray:
     reason[(width <= model.widths[0] * (1 + 1e-9)) | (width >= model.widths[1] * (1 - 1e-9))] = WIDTH_AT_LIMIT
     reason[(position <= low) | (position >= high)] = AT_EDGE
     reason[~(area > at_least * fits.sigma[:, at])] = NO_PEAK
-    unfit = (fits.reason == NOT_MEASURED) | ((fits.reason == NO_CONVERGENCE) & (reason != NO_PEAK))
+    unfit = (fits.reason == NOT_MEASURED) | ((fits.reason == NO_CONVERGENCE) & (reason == FITTED))
     return np.where(unfit, fits.reason, reason)
