@@ -55,21 +55,19 @@ def experiment() -> Experiment:
 def judge(seed: int) -> Judged:
     of = experiment()
     schedule, integrator = plan_schedule(of), make_integrator(of)
-    curve = ChargeCurve(*(np.array(v, float) for v in ([0, 1e6], [CHARGE * CAPACITY_MAH] * 2, [3.7, 3.7], [0, 0])))
+    curve = ChargeCurve(*(np.array(v, float) for v in ([0, 1e6], [CHARGE * CAPACITY_MAH] * 2, [0, 0], [3.7, 3.7])))
     exposures = Exposures(schedule, fit_cell(schedule), curve, response(of), 1.7e9, seed)
     state, _ = pipeline.begin(of, integrator)
     published, lengths, rotations, monitors = {}, [], [], []
-    events = []
     for number in range(schedule.lines):
         line = schedule.line(number)
         read, through = exposures.record(line), exposures.lengths(line)
         counts = np.stack([exposures.image(line, i, through[i]) for i in range(len(through))])
         at = Positions(read.rotation_deg, read.translation_mm, read.monitor, read.time_s)
-        events.append(Images(number * len(through) + 1 + np.arange(len(through)), counts, at))
         lengths.append(through[np.argsort(line.translations_mm)])
         rotations.append(read.rotation_deg.mean())
         monitors.append(read.monitor)
-        for product in pipeline.step(state, events.pop()):
+        for product in pipeline.step(state, Images(number * len(through) + 1 + np.arange(len(through)), counts, at)):
             if isinstance(product, Block) and product.path[0] == "maps":
                 published[product.path[1]] = product.data[0].copy()
     list(pipeline.step(state, RunEnded("success")))

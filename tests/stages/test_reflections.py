@@ -12,8 +12,8 @@ from operandi.stages.reflections import lines_of, pattern_of, reflections
 # d in Å of the project's table of reference positions.
 SPACINGS = [
     ("LiC6", "001", 3.706), ("LiC12", "002", 3.533), ("graphite", "002", 3.356), ("NMC622 lithiated", "113", 1.373),
-    ("NMC622 at 4.2 V", "113", 1.354), ("NMC622 lithiated", "110", 1.434), ("NMC622 at 4.2 V", "110", 1.412), ("polyethylene", "110", 4.116),
-    ("aluminium", "111", 2.338), ("copper", "220", 1.278),
+    ("NMC622 at 4.2 V", "113", 1.354), ("NMC622 lithiated", "110", 1.434), ("NMC622 at 4.2 V", "110", 1.412),
+    ("polyethylene", "110", 4.116), ("aluminium", "111", 2.338), ("copper", "220", 1.278),
 ]  # fmt: skip
 
 
@@ -40,7 +40,7 @@ def test_intensities_are_those_of_the_powder_diffraction_file(name, published):
     measured = lines["intensity"] * lines["q"] ** 2 * (1 + np.cos(2 * theta) ** 2) / (np.sin(theta) ** 2 * np.cos(theta))
     relative = 100 * measured / measured.max()
     for hkl, value in published.items():
-        # The file's are measured ones of the fifties, of textured and absorbing samples: within 40 %. A wrong power of q makes a factor of 2 to 4.
+        # The file's are old measured ones, of textured and absorbing samples: within 40 %. A wrong power of q makes a factor of 2 to 4.
         assert float(relative.sel(reflection=hkl)) == pytest.approx(value, rel=0.4, abs=2)
 
 
