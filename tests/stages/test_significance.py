@@ -19,12 +19,22 @@ def test_of_what_is_called_significant_the_given_share_is_noise():
     for _ in range(200):
         values = random.normal(size=(1, 60, 60))
         values[0, :10] += 4
-        mask = find_significant(maps(values), rate=0.05)["significant"].to_numpy()[0]
+        mask = find_significant(maps(values), rate=0.05, streaks=False)["significant"].to_numpy()[0]
         false.append(mask[10:].sum() / max(mask.sum(), 1))
         found.append(mask[:10].mean())
     # Benjamini and Hochberg: exactly the rate times the share of empty voxels, 50 of 60 rows; 200 maps of 600 discoveries tell it to 0.001.
     assert np.mean(false) == pytest.approx(0.05 * 50 / 60, abs=0.003)
     assert np.mean(found) > 0.9
+
+
+def test_streaks_of_too_few_angles_are_not_taken_for_a_phase():
+    """Values that go both ways with four times the width of the noise, and a phase well above."""
+    values = 4 * np.random.default_rng(4).normal(size=(1, 60, 60))
+    values[0, :10] += 24
+    blind, aware = (find_significant(maps(values), streaks=s)["significant"].to_numpy()[0] for s in (False, True))
+    assert blind[10:].mean() > 0.2
+    assert aware[10:].mean() < 0.02
+    assert aware[:10].mean() > 0.98
 
 
 @pytest.mark.parametrize("control", ["fdr", "fdr-dependent"])

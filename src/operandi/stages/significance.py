@@ -10,6 +10,9 @@ from operandi.errors import ShapeError
 
 Control = Literal["fdr", "fdr-dependent", "voxel"]
 
+_FEWEST = 20
+"""Negative voxels that tell how wide noise and streaks are."""
+
 
 def thresholds(ratio: np.ndarray, rate: float, control: Control = "fdr") -> float:
     """The multiple of sigma from which on values (any shape) of value / sigma are significant; infinite where none is.
@@ -30,17 +33,28 @@ def thresholds(ratio: np.ndarray, rate: float, control: Control = "fdr") -> floa
     return float(ordered[passing[-1]]) if passing.size else np.inf
 
 
-def find_significant(maps: xr.Dataset, *, rate: float = 0.05, control: Control = "fdr", at_least: float = 0.0) -> xr.Dataset:
-    """Where maps show more than noise.
+def widening(ratio: np.ndarray) -> float:
+    """How many times wider than sigma the negative values of value / sigma are, at least 1.
 
-    The test is one-sided and takes sigma as that of a normal distribution. It knows the noise alone: streaks of too few angles, and
-    reflections of other phases (`intruders`), are as significant as the phase.
+    No phase makes a map negative: what is below 0 is noise, and streaks of too few angles, which go both ways.
+    """
+    negative = ratio[ratio < 0]
+    return max(1.0, float(np.sqrt(np.mean(negative**2)))) if negative.size >= _FEWEST else 1.0
+
+
+def find_significant(
+    maps: xr.Dataset, *, rate: float = 0.05, control: Control = "fdr", at_least: float = 0.0, streaks: bool = True
+) -> xr.Dataset:
+    """Where maps show more than noise and streaks.
+
+    The test is one-sided and takes the noise as normal. Reflections of other phases (`intruders`) are as significant as the phase.
 
     Parameters
     ----------
     maps : `intensity` and `sigma` (phase, …) or without phase; each phase, and each frame, has a threshold of its own.
     rate : share of false discoveries among all discoveries (see `thresholds`).
     at_least : no multiple of sigma below this is called significant.
+    streaks : whether sigma is widened to what the negative voxels of each map show (`widening`); without, only the noise is heeded.
 
     Returns
     -------
@@ -68,8 +82,9 @@ def find_significant(maps: xr.Dataset, *, rate: float = 0.05, control: Control =
     labelled = intensity.copy(data=ratio).transpose(*series, ...)
     shape = tuple(labelled.sizes[dim] for dim in series)
     rows = labelled.to_numpy().reshape(int(np.prod(shape, dtype=int)), -1)
-    limits = np.array([max(thresholds(row, rate, control), at_least) for row in rows]).reshape(shape)
+    wide = [widening(row) if streaks else 1.0 for row in rows]
+    limits = np.array([max(k * thresholds(row / k, rate, control), at_least) for k, row in zip(wide, rows, strict=True)]).reshape(shape)
     threshold = xr.DataArray(limits, {d: intensity.coords[d] for d in series if d in intensity.coords}, series, attrs={"units": "sigma"})
     labelled = labelled.transpose(*intensity.dims).assign_attrs(units="sigma")
-    attrs = {"rate": rate, "control": control, "at_least_sigma": at_least}
+    attrs = {"rate": rate, "control": control, "at_least_sigma": at_least, "streaks": int(streaks)}
     return xr.Dataset({"significant": labelled >= threshold, "ratio": labelled, "threshold": threshold}, attrs=attrs)
