@@ -189,6 +189,7 @@ def find_references(volume: xr.DataArray, number: int, *, rounds: int = 200, tol
     if not 1 <= number <= min(values.shape):
         raise ShapeError(f"{number} references cannot be found in {len(values)} measured voxels of {values.shape[1]} points")
     patterns, norm, before = _unlike(values, number), np.linalg.norm(values), np.inf
+    left = norm
     for _ in range(rounds):
         amounts = solve_nonnegative(patterns @ patterns.T + 1e-9 * np.eye(number), values @ patterns.T)
         gram, products = amounts.T @ amounts, amounts.T @ values

@@ -162,7 +162,7 @@ def lithium_in_graphite(maps: xr.Dataset, strengths: Mapping[str, float] | None 
     there = (carbon > at_least * np.sqrt(variance.sum("phase"))) & (carbon > 0)
     carbon = carbon.where(there)
     lithium = (amount * stage).sum("phase", skipna=False) / carbon
-    sigma = np.sqrt((variance * ((stage - lithium) / carbon) ** 2).sum("phase", skipna=False))
+    sigma = (variance * ((stage - lithium) / carbon) ** 2).sum("phase", skipna=False) ** 0.5
     attrs = {"strengths": [told[name] for name in stages], "stages": stages, "assumption": "silicon and dilute stages hold no lithium here"}
     made = {"lithium": lithium.assign_attrs(units="1"), "sigma": sigma.assign_attrs(units="1")}
     return xr.Dataset({**made, "carbon": carbon.assign_attrs(units=maps["intensity"].attrs.get("units", "1"))}, attrs=attrs)
@@ -209,7 +209,7 @@ def lithium_in_oxide(
         error, more = full["sigma"], empty["sigma"] / strength
         total = total.where(total > at_least * np.hypot(error, more))
         share = share.where(np.isfinite(total))
-        spread = np.hypot((1 - share) * error, share * more) / total
+        spread = (((1 - share) * error) ** 2 + (share * more) ** 2) ** 0.5 / total
     else:
         spread = share * np.nan
     lithium = contents[1] + share * (contents[0] - contents[1])
@@ -255,13 +255,13 @@ def balance_lithium(
         raise ShapeError(f"charge and contents must be over the same frames, got {charge_mah.dims}, {graphite.sizes} and {oxide.sizes}")
     if not (0 < graphite_mah < np.inf and 0 < oxide_mah < np.inf and charge_mah.size):
         raise ShapeError(f"capacities must be above 0 mAh, got {graphite_mah} for the graphite and {oxide_mah} for the oxide")
-    frame = dims[0]
+    frame = str(dims[0])
     charge = charge_mah - charge_mah.isel({frame: 0})
     gained, gained_sigma = _since_first(graphite, frame, graphite_mah)
     lost, lost_sigma = _since_first(oxide, frame, -oxide_mah)
     made = {
         "charge": charge, "graphite": gained, "graphite_sigma": gained_sigma, "oxide": lost, "oxide_sigma": lost_sigma,
-        "residual": lost - gained, "residual_sigma": np.hypot(lost_sigma, gained_sigma),
+        "residual": lost - gained, "residual_sigma": (lost_sigma**2 + gained_sigma**2) ** 0.5,
         "unseen": charge - gained, "unseen_sigma": gained_sigma, "oxide_error": charge - lost, "oxide_error_sigma": lost_sigma,
     }  # fmt: skip
     attrs = {

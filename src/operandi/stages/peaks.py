@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import xarray as xr
+from scipy import ndimage
 
 from operandi.errors import ShapeError
 
@@ -275,7 +276,7 @@ def _start(model: Model, cells: np.ndarray, centres: Sequence[float] | None, wid
     above = filled - first[:, None] - (last - first)[:, None] * (q - q[0]) / span
     wide = width or min(span / 8, *(np.diff(sorted(centres)) / 4 if centres is not None and len(centres) > 1 else [np.inf]))
     kernel = np.exp(-4 * _LOG2 * ((q - q[q.size // 2]) / wide) ** 2)
-    smooth = np.apply_along_axis(np.convolve, 1, above, kernel[kernel > 1e-4], "same") / kernel.sum()
+    smooth = ndimage.convolve1d(above, kernel[kernel > 1e-4], axis=1, mode="constant") / kernel.sum()
     start = np.zeros((len(cells), model.n_parameters))
     start[:, -2], start[:, -1] = (first + last) / 2, last - first
     for k, (low, high) in enumerate(model.ranges):
