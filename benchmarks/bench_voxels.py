@@ -1,7 +1,7 @@
 """What is fitted in every voxel, against a loop over the voxels with scipy: non-negative decompositions and peaks.
 
 Run as ``python benchmarks/bench_voxels.py [repeats]``. Every repeat runs ours and the peer in turn; times are medians. The peer takes some
-voxels, and its time is scaled to all: its loop costs the same for each. Patterns are those of a cell: its carbons, oxides,
+voxels, and its time is scaled to all: its loop costs the same for each. Patterns are those of a cell, its carbons, oxides,
 metals and polyethylene, up to four of them in a voxel, on a sloping background.
 """
 
