@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from shared import shared_file
 
-from operandi.check import Finding, Report, check, examine_scan, examine_windows, rows
+from operandi.check import Finding, Report, check, examine_scan, examine_windows, honesty, rows
 from operandi.experiment import Experiment
 from operandi.experiment_file import parse_experiment
 from operandi.plans import duration, plan_of, size
@@ -257,3 +257,40 @@ def test_the_real_detector_is_described():
 def test_sizes_and_durations_are_written_for_people():
     assert [size(n) for n in (0, 999, 12_345, 3.2e12, 5e18)] == ["0 B", "999 B", "12.3 kB", "3.2 TB", "5,000 PB"]
     assert [duration(s) for s in (0.5, 720, 7500)] == ["0.5 s", "12 min", "2 h 5 min"]
+
+
+TRAPS = """\
+  - {phase: NMC lithiated 110, q_min_inv_angstrom: 4.37, q_max_inv_angstrom: 4.41}
+  - {phase: separator, q_min_inv_angstrom: 1.50, q_max_inv_angstrom: 1.56}
+  - {phase: LiC6, q_min_inv_angstrom: 1.66, q_max_inv_angstrom: 1.73, subtract: [{phase: separator}]}
+"""
+
+
+def test_the_reflections_of_other_phases_are_told_for_every_window(folder):
+    told = dict(honesty(check(experiment(folder, more=TRAPS))))
+    assert list(told) == ["graphite", "NMC lithiated 110", "separator", "LiC6"]
+    assert "aluminium 220 at 4.389" in told["NMC lithiated 110"]
+    assert "α-iron 200 at 4.384" in told["NMC lithiated 110"]
+    assert "polyethylene 200 at 1.695" in told["LiC6"]
+    assert "0.367 (derived) × separator is subtracted" in told["LiC6"]
+    assert told["separator"].startswith("nothing else")
+
+
+def test_a_line_that_its_window_cuts_and_what_parallax_lets_in_are_told(folder):
+    more = "  - {phase: NMC lithiated, q_min_inv_angstrom: 4.57, q_max_inv_angstrom: 4.62}\n"
+    wide = (("translation_start_mm: -0.3", "translation_start_mm: -1.5"), ("translation_stop_mm: 0.3", "translation_stop_mm: 1.5"))
+    told = dict(honesty(check(experiment(folder, *wide, more=more))))["NMC lithiated"]
+    assert told.startswith("only 83% of its own line; LiC12 114 at 4.609")
+    assert "by parallax also" in told
+    assert "NMC622 at 4.2 V 113" in told.split("by parallax also")[1]
+
+
+def test_a_ratio_that_cannot_be_derived_is_an_error_of_its_window(folder):
+    report = check(
+        experiment(
+            folder,
+            more="  - {phase: odd, q_min_inv_angstrom: 2.3, q_max_inv_angstrom: 2.4, subtract: [{phase: graphite, crystal: nothing}]}\n",
+        )
+    )
+    assert [(f.field, "nothing" in f.message) for f in report.errors] == [("windows, odd", True)]
+    assert "unknown × graphite" in dict(honesty(report))["odd"]

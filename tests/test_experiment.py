@@ -313,3 +313,21 @@ def test_identity_leaves_out_the_guardian(tmp_path: Path):
     (tmp_path / "a.poni").write_text("poni")
     plain = identity(parse_experiment(MINIMAL, folder=tmp_path))
     assert identity(parse_experiment(MINIMAL + "guardian: {expected: charge}\n", folder=tmp_path)) == plain
+
+
+@pytest.mark.parametrize(
+    ("subtract", "said"),
+    [
+        ("{phase: nowhere}", "subtracts 'nowhere', which is no other window"),
+        ("{phase: a}", "subtracts 'a', which is no other window"),
+        ("{phase: b, ratio: much}", "'much'; write a number from 0 on, or derived"),
+        ("{phase: b, ratio: -1}", "greater than or equal to 0"),
+        ("{phase: b, ratio: .nan}", "write a number from 0 on, or derived"),
+        ("{ratio: 1}", "phase"),
+    ],
+)
+def test_a_subtraction_that_makes_no_sense_is_refused(subtract: str, said: str):
+    windows = "windows:\n  - {phase: a, q_min_inv_angstrom: 1.7, q_max_inv_angstrom: 1.8, subtract: [%s]}\n"
+    windows += "  - {phase: b, q_min_inv_angstrom: 2.0, q_max_inv_angstrom: 2.1}\n"
+    with pytest.raises(ExperimentError, match=re.escape(said)):
+        parse_experiment(MINIMAL + windows % subtract)

@@ -9,54 +9,100 @@ if TYPE_CHECKING:
     from operandi.experiment_file import load_experiment, parse_experiment
     from operandi.opening import open  # noqa: A004
     from operandi.runner import callback
+    from operandi.sources.crystals import read_crystal
     from operandi.sources.journal import Journal
     from operandi.sources.potentiostat import read_potentiostat
     from operandi.stages.axis import compare_axes, find_axis
     from operandi.stages.charge import windows
     from operandi.stages.corrections import correct
+    from operandi.stages.decomposition import decompose, find_references, reference_patterns
+    from operandi.stages.lithium import (
+        balance_lithium,
+        lattice_of_oxide,
+        lithium_in_graphite,
+        lithium_in_oxide,
+        lithium_of_lattice,
+        lithium_of_spacing,
+    )
     from operandi.stages.maps import composite, screen
+    from operandi.stages.overlaps import fit_ratio, intruders, overlaps
     from operandi.stages.patterns import integrate
+    from operandi.stages.peaks import fit_peaks
     from operandi.stages.reconstruction import reconstruct
+    from operandi.stages.reflections import reflections
+    from operandi.stages.significance import find_significant
     from operandi.stages.wobble import find_wobble, straighten
 
 # Looked up on first use: `import operandi` is quick, and a missing extra is missed only by what needs it.
 _HOMES = {
     "Experiment": "operandi.experiment",
     "Journal": "operandi.sources.journal",
+    "balance_lithium": "operandi.stages.lithium",
     "callback": "operandi.runner",
+    "compare_axes": "operandi.stages.axis",
     "composite": "operandi.stages.maps",
     "correct": "operandi.stages.corrections",
-    "compare_axes": "operandi.stages.axis",
+    "decompose": "operandi.stages.decomposition",
     "find_axis": "operandi.stages.axis",
+    "find_references": "operandi.stages.decomposition",
+    "find_significant": "operandi.stages.significance",
     "find_wobble": "operandi.stages.wobble",
-    "straighten": "operandi.stages.wobble",
+    "fit_peaks": "operandi.stages.peaks",
+    "fit_ratio": "operandi.stages.overlaps",
     "install_profile": "operandi.client",
     "integrate": "operandi.stages.patterns",
+    "intruders": "operandi.stages.overlaps",
+    "lattice_of_oxide": "operandi.stages.lithium",
+    "lithium_in_graphite": "operandi.stages.lithium",
+    "lithium_in_oxide": "operandi.stages.lithium",
+    "lithium_of_lattice": "operandi.stages.lithium",
+    "lithium_of_spacing": "operandi.stages.lithium",
     "load_experiment": "operandi.experiment_file",
     "open": "operandi.opening",
+    "overlaps": "operandi.stages.overlaps",
     "parse_experiment": "operandi.experiment_file",
+    "read_crystal": "operandi.sources.crystals",
     "read_potentiostat": "operandi.sources.potentiostat",
     "reconstruct": "operandi.stages.reconstruction",
+    "reference_patterns": "operandi.stages.decomposition",
+    "reflections": "operandi.stages.reflections",
     "screen": "operandi.stages.maps",
+    "straighten": "operandi.stages.wobble",
     "windows": "operandi.stages.charge",
 }
 
 __all__ = [
     "Experiment",
     "Journal",
+    "balance_lithium",
     "callback",
     "compare_axes",
     "composite",
     "correct",
+    "decompose",
     "find_axis",
+    "find_references",
+    "find_significant",
     "find_wobble",
+    "fit_peaks",
+    "fit_ratio",
     "install_profile",
     "integrate",
+    "intruders",
+    "lattice_of_oxide",
+    "lithium_in_graphite",
+    "lithium_in_oxide",
+    "lithium_of_lattice",
+    "lithium_of_spacing",
     "load_experiment",
     "open",
+    "overlaps",
     "parse_experiment",
+    "read_crystal",
     "read_potentiostat",
     "reconstruct",
+    "reference_patterns",
+    "reflections",
     "screen",
     "straighten",
     "windows",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,17 +13,20 @@ from typing import Literal
 import numpy as np
 
 from operandi.errors import GeometryError, OperandiError, ShapeError
-from operandi.experiment import Experiment, QWindow
+from operandi.experiment import Experiment, QWindow, Subtraction
 from operandi.plans import IMAGES_PER_S, Plan, distinct_rotations, duration, plan_of, size
 from operandi.sources.assets import load_correction
 from operandi.sources.potentiostat import read_potentiostat
-from operandi.stages.maps import window_weights
 from operandi.stages.outliers import FEWEST_LINES
+from operandi.stages.overlaps import Intruder, derived_ratio, intruders, own_share
 from operandi.stages.parallax import find_overlaps
 from operandi.stages.patterns import load_calibration
+from operandi.stages.windows import plain_weights
 
 GOLDEN_EXCESS = 1.5
 """How many times the evenly spaced angles a golden order takes: its widest gap is up to 1.9 times the mean one."""
+_OWN_SHARE = 0.95
+"""Of a map's own line: where its window cuts off more, `honesty` says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +202,10 @@ def _examine_window(experiment: Experiment, window: QWindow, detector: Detector 
     low, high = window.q_min_inv_angstrom, window.q_max_inv_angstrom
     edges = np.linspace(integration.q_min_inv_angstrom, integration.q_max_inv_angstrom, integration.bins + 1)
     try:
-        window_weights((edges[1:] + edges[:-1]) / 2, (window,))
+        plain_weights((edges[1:] + edges[:-1]) / 2, (window,))
+        for taken in window.subtract:
+            if taken.ratio == "derived":
+                derived_ratio(experiment.windows, window.phase, taken)
     except ShapeError as error:
         return [_error(field, str(error))]
     bins = (high - low) / (edges[1] - edges[0])
@@ -219,11 +226,16 @@ def _examine_window(experiment: Experiment, window: QWindow, detector: Detector 
     return findings
 
 
+def _parallax(experiment: Experiment, detector: Detector) -> float:
+    """R / L: by how much of q it is smeared, either way."""
+    scan = experiment.scan
+    return abs(scan.translation_stop_mm - scan.translation_start_mm) / (2000 * detector.distance_m)
+
+
 def _examine_parallax(experiment: Experiment, detector: Detector) -> list[Finding]:
     """A voxel at radius R is nearer to or farther from the detector, which smears q by about ±q R / L."""
-    scan = experiment.scan
-    radius_mm = abs(scan.translation_stop_mm - scan.translation_start_mm) / 2
-    relative = radius_mm / (1000 * detector.distance_m)
+    relative = _parallax(experiment, detector)
+    radius_mm = 1000 * detector.distance_m * relative
     smeared = [
         f"{w.phase} (±{relative * w.q_max_inv_angstrom:.3f} Å⁻¹)"
         for w in experiment.windows
@@ -321,6 +333,38 @@ def rows(report: Report) -> list[tuple[str, str]]:
         ("processing", f"about {duration(plan.processing_s)}, {plan.live_load:.0%} of the measuring time"),
         ("potentiostat", report.log),
     ]
+
+
+def honesty(report: Report) -> list[tuple[str, str]]:
+    """What each map holds beside its own phase, by the crystals of a cell: its name, and the reflections that fall into its window."""
+    windows, rows = report.experiment.windows, []
+    smear = _parallax(report.experiment, report.detector) if report.detector is not None else 0.0
+    found = intruders(windows)
+    for window in windows:
+        alien = [str(one) for one in found if one.phase == window.phase]
+        text = "; ".join(alien) or "nothing else"
+        if (share := own_share(window)) < _OWN_SHARE:
+            text = f"only {share:.0%} of its own line; {text}"
+        if smear:
+            wide = intruders([window], smear_inv_angstrom=smear * window.q_max_inv_angstrom)
+            near = sorted({one.crystal + " " + one.reflection for one in wide if one.where == "window"} - _named(found, window.phase))
+            text += f"; by parallax also {', '.join(near)}" if near else ""
+        text += "".join(f"; {_ratio(windows, window, taken)} × {taken.phase} is subtracted" for taken in window.subtract)
+        rows.append((window.phase, text))
+    return rows
+
+
+def _named(found: list[Intruder], phase: str) -> set[str]:
+    return {one.crystal + " " + one.reflection for one in found if one.phase == phase and one.where == "window"}
+
+
+def _ratio(windows: Sequence[QWindow], window: QWindow, taken: Subtraction) -> str:
+    if taken.ratio != "derived":
+        return f"{taken.ratio:g}"
+    try:
+        return f"{derived_ratio(windows, window.phase, taken):.3g} (derived)"
+    except ShapeError:
+        return "unknown"
 
 
 def _pixels(shape: tuple[int, ...]) -> str:

@@ -280,6 +280,24 @@ class Reconstruction(_Section):
     """Position of the rotation axis on the translation axis; null finds it in the first frame."""
 
 
+class Subtraction(_Section):
+    """What another phase puts into a window: its own map, times a ratio."""
+
+    phase: Annotated[str, Field(min_length=1)]
+    """Map of the other phase, as it is before anything is subtracted from it."""
+    ratio: Annotated[float, Field(ge=0)] | Literal["derived"] = "derived"
+    """What it puts into this window for each unit of its own map; derived: from its crystal structure, for a powder without texture."""
+    crystal: Annotated[str, Field(min_length=1)] | None = None
+    """Crystal to derive the ratio from; null: the one that its map is meant to show."""
+
+    @field_validator("ratio", mode="before")
+    @classmethod
+    def _number_or_derived(cls, value: Any) -> Any:
+        if value != "derived" and not (isinstance(value, int | float) and math.isfinite(value)):
+            raise ValueError(f"is {value!r}; write a number from 0 on, or derived")
+        return value
+
+
 class QWindow(_Section):
     """A map: the intensity of each voxel's pattern between two q, above its background."""
 
@@ -291,6 +309,8 @@ class QWindow(_Section):
     """Upper edge of the window."""
     background: Literal["linear", "constant", "none"] = "linear"
     """What is subtracted under the peak: a line through both sides of the window, their mean, or nothing."""
+    subtract: tuple[Subtraction, ...] = ()
+    """What other phases put into the window, to be subtracted; `operandi check` names their reflections."""
 
     @model_validator(mode="after")
     def _ordered(self):
@@ -450,6 +470,12 @@ class Experiment(_Section):
             raise ValueError("windows: there is none, and no default one lies inside the q range; name at least one map")
         if twice := {p for p in phases if phases.count(p) > 1}:
             raise ValueError(f"windows name {', '.join(sorted(twice))} twice: give each map a name of its own")
+        for window in self.windows:
+            for taken in window.subtract:
+                if taken.phase not in phases or taken.phase == window.phase:
+                    raise ValueError(
+                        f"window {window.phase!r} subtracts {taken.phase!r}, which is no other window; windows: {', '.join(phases)}"
+                    )
         names = [composite.name for composite in self.composites]
         if twice := {n for n in names if names.count(n) > 1}:
             raise ValueError(f"composites name {', '.join(sorted(twice))} twice: give each composite a name of its own")

@@ -37,10 +37,11 @@ def table_of(rows: Sequence[tuple[str, str]], title: str) -> Table:
 
 
 def report_view(report: Report) -> RenderableType:
-    """The plan of an experiment, then what is worth knowing, then what must be corrected."""
-    from operandi.check import rows
+    """The plan of an experiment and what its windows hold, then what is worth knowing, then what must be corrected."""
+    from operandi.check import honesty, rows
 
     parts: list[RenderableType] = [table_of(rows(report), report.experiment.sample.name)]
+    parts.append(table_of(honesty(report), "what the windows hold beside their own phase (share at equal volumes)"))
     parts += [_finding(f, "yellow") for f in report.warnings]
     parts += [_finding(f, "bold red") for f in report.errors]
     if not report.findings:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from operandi.kernels.binning import Limits, bin_images, compile_operator
+from operandi.kernels.binning import LAGS, Limits, bin_correlations, bin_images, compile_operator
 
 COUNTS = Limits(0, 2**31)
 
@@ -69,3 +69,19 @@ def test_counts_outside_the_limits_are_left_out_for_every_type(dtype, limits):
     exact = a.astype(float)
     np.testing.assert_allclose(sums.signal, (exact @ np.where(valid, images, 0).T).T, rtol=1e-6)
     np.testing.assert_allclose(sums.norm, (exact @ valid.T.astype(float)).T, rtol=1e-6)
+
+
+def test_correlations_of_bins_are_those_of_noise_realisations():
+    shares = matrix(n_bins=9, n_pixels=300)
+    counts = np.random.default_rng(1).normal(size=(20_000, 300))
+    wanted, found = np.corrcoef(shares @ counts.T), bin_correlations(shares)
+    assert found.shape == (3, 9)  # a pixel reaches three bins
+    for lag, rho in enumerate(found):
+        np.testing.assert_allclose(rho[: 9 - lag], np.diagonal(wanted, lag), atol=0.03)
+        assert (rho[9 - lag :] == 0).all()
+
+
+def test_whole_pixels_and_empty_bins_are_correlated_with_themselves_alone():
+    assert bin_correlations(sparse.csr_array((4, 5))).tolist() == [[1.0] * 4]
+    assert bin_correlations(matrix(per_pixel=1)).shape == (1, 23)
+    assert len(bin_correlations(sparse.csr_array(np.ones((60, 3))))) == LAGS

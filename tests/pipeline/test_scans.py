@@ -25,7 +25,7 @@ Place = tuple[int, int]
 class Given:
     """An integrator that takes images for patterns."""
 
-    q, shape = Q, (1, len(Q))
+    q, shape, correlation = Q, (1, len(Q)), None
 
     def __call__(self, images: np.ndarray) -> Patterns:
         values = images[:, 0].astype(np.float32)

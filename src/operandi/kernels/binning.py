@@ -11,6 +11,8 @@ from scipy import sparse
 from operandi.kernels.lanes import COLUMNS, LANES, ROWS, sum_patches
 from operandi.kernels.units import run_units
 
+LAGS = 32
+"""Bins next to each other that may share a pixel and be told of it."""
 STRETCHES = 4
 """Parts of an image that may be summed by different threads; fixed, so that sums do not depend on their number."""
 GROUP = 8
@@ -81,6 +83,23 @@ def usable_entries(matrix: sparse.csr_array, weight: np.ndarray, dark: np.ndarra
     rows = np.repeat(np.arange(len(matrix.indptr) - 1), np.diff(matrix.indptr))
     keep = usable[matrix.indices] & (matrix.data != 0)
     return rows[keep], matrix.indices[keep], matrix.data[keep].astype(np.float32)
+
+
+def bin_correlations(matrix: sparse.csr_array) -> np.ndarray:
+    """Correlation (lag, bin) of each bin with itself, the next, …, as far as they share pixels, for the same counts in all pixels.
+
+    ``matrix`` (bin, pixel) holds the shares; an empty bin is correlated with itself alone. At most ``LAGS`` neighbours are told.
+    """
+    matrix = sparse.csr_array(matrix, dtype=np.float64)
+    variance = np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel()
+    sigma = np.sqrt(np.where(variance > 0, variance, 1.0))
+    found = [np.ones(len(sigma))]
+    for lag in range(1, min(LAGS, len(sigma))):
+        shared = np.asarray(matrix[:-lag].multiply(matrix[lag:]).sum(axis=1)).ravel() / (sigma[:-lag] * sigma[lag:])
+        if shared.max(initial=0.0) < 1e-3:
+            break
+        found.append(np.append(shared, np.zeros(lag)))
+    return np.stack(found)
 
 
 def compile_operator(matrix: sparse.csr_array, weight: np.ndarray, dark: np.ndarray) -> Operator:

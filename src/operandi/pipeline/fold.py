@@ -23,7 +23,7 @@ from operandi.stages.axis import Axis
 from operandi.stages.backlash import Backlash
 from operandi.stages.charge import Log
 from operandi.stages.clocks import ClockOffset
-from operandi.stages.maps import window_weights
+from operandi.stages.maps import Screening
 from operandi.stages.patterns import Integrator
 
 
@@ -129,7 +129,7 @@ def begin(experiment: Experiment, integrator: Integrator) -> tuple[State, list[P
         state.backlash = Backlash(experiment.scan.backlash_mm, 0.0)
     if experiment.potentiostat is None:
         state.log_ended = "the experiment names no potentiostat"
-    return state, list(publication.tree(experiment, integrator.q))
+    return state, list(publication.tree(experiment, integrator))
 
 
 def step(state: State, event: Event) -> Iterator[Product]:
@@ -288,8 +288,8 @@ def _close(state: State, buffer: SetBuffer) -> Iterator[Product]:
         state.monitor_reference = _median_monitor(buffer)
     yield from publication.line_products(scan, buffer, buffer.take_unsent(settled=False))
     state.later += publication.set_products(scan, buffer)
-    weights = window_weights(state.integrator.q, experiment.windows)
-    closed = close(buffer, scan, experiment.corrections, state.monitor_reference or 1.0, weights)
+    screening = Screening.of(state.integrator.q, experiment.windows, correlation=state.integrator.correlation)
+    closed = close(buffer, scan, experiment.corrections, state.monitor_reference or 1.0, screening)
     state.closed[buffer.number] = closed if state.backlash is None else without_backlash(closed, scan, state.backlash.value)
     state.exposed[buffer.number] = publication.exposed(buffer, scan)
     del state.open_sets[buffer.number]

@@ -33,7 +33,8 @@ from operandi.stages import charge, scans
 from operandi.stages.axis import Axis
 from operandi.stages.backlash import Backlash
 from operandi.stages.clocks import ClockOffset
-from operandi.stages.maps import composite_arrays
+from operandi.stages.maps import composite_arrays, map_correlations, window_weights
+from operandi.stages.patterns import Integrator, correlation_attrs
 from operandi.stages.volumes import grid_mm
 
 VOXEL_BLOCK, LINE_BLOCK = 20, 8
@@ -46,8 +47,9 @@ STEP_UNITS = {"t_start": "s", "t_end": "s", "q_start_mah": "mAh", "q_end_mah": "
 VOXEL_UNITS = "counts/mm"
 
 
-def tree(experiment: Experiment, q: np.ndarray) -> Iterator[Product]:
+def tree(experiment: Experiment, integrator: Integrator) -> Iterator[Product]:
     """Declare every node but the sinograms, which are declared frame by frame."""
+    q, told = integrator.q, correlation_attrs(integrator)
     scan, nq, n = experiment.scan, len(q), experiment.scan.translations
     images, phases = scans.images_per_set(scan), [w.phase for w in experiment.windows]
     q_coord = {"q": {"values": q.tolist(), "units": "1/angstrom"}}
@@ -59,7 +61,7 @@ def tree(experiment: Experiment, q: np.ndarray) -> Iterator[Product]:
     yield Table(ECHEM, ECHEM_COLUMNS, "time", {"units": {"time": "s", "voltage": "V", "current": "mA", "charge": "mAh"}})
     yield Container(("patterns",))
     for name in ("intensity", "sigma"):
-        yield Array(("patterns", name), ("image", "q"), (0, nq), (n, nq), metadata={"units": "counts", "coords": q_coord})
+        yield Array(("patterns", name), ("image", "q"), (0, nq), (n, nq), metadata={"units": "counts", "coords": q_coord, **told})
     for name, units in PER_IMAGE.items():
         yield Array(("patterns", name), ("image",), (0,), (images,), "float64", metadata={"units": units})
     yield Container(("sinograms",))
@@ -68,7 +70,9 @@ def tree(experiment: Experiment, q: np.ndarray) -> Iterator[Product]:
     coords = {**plane, **q_coord}
     yield Array(("volumes", "intensity"), ("frame", "y", "x", "q"), (0, n, n, nq), (1, block, block, nq),
                 metadata={"units": VOXEL_UNITS, "coords": coords, **experiment.reconstruction.model_dump(mode="json")})  # fmt: skip
-    yield Container(("maps",), {"windows": [w.model_dump(mode="json") for w in experiment.windows]})
+    together = map_correlations(window_weights(q, experiment.windows), integrator.correlation)
+    about = {"windows": [w.model_dump(mode="json") for w in experiment.windows], "correlation": together.round(4).tolist()}
+    yield Container(("maps",), about)
     coords = {"phase": {"values": phases}, **plane}
     for name in ("intensity", "sigma"):
         yield Array(("maps", name), ("frame", "phase", "y", "x"), (0, len(phases), n, n), (1, len(phases), n, n),

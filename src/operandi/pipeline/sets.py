@@ -10,7 +10,7 @@ from operandi.pipeline import travels
 from operandi.pipeline.travels import Travel
 from operandi.stages import scans
 from operandi.stages.corrections import correct_values, without_dead_time
-from operandi.stages.maps import apply_weights
+from operandi.stages.maps import Screening, apply_weights
 from operandi.stages.outliers import FEWEST_LINES, without_spots
 from operandi.stages.patterns import Patterns
 from operandi.stages.sinograms import assemble
@@ -144,11 +144,11 @@ def _columns(buffer: SetBuffer, scan: Scan) -> np.ndarray:
     return travels.travel_columns(buffer.positions.translation, buffer.status == ADMITTED, scan)[0]
 
 
-def close(buffer: SetBuffer, scan: Scan, corrections: Corrections, monitor_reference: float, weights: np.ndarray) -> MeasuredSet:
+def close(buffer: SetBuffer, scan: Scan, corrections: Corrections, monitor_reference: float, screening: Screening) -> MeasuredSet:
     """The sinogram of a set, normalised to ``monitor_reference`` and free of air where the experiment asks for it.
 
-    Consumes the buffer: the sinogram takes the place of its patterns, so that a set is held only once. ``weights`` (phase, q) are those of
-    the windows.
+    Consumes the buffer: the sinogram takes the place of its patterns, so that a set is held only once. ``screening`` is by the
+    windows.
     """
     admitted = np.flatnonzero(buffer.status == ADMITTED)
     coverage, monitor = _into_columns(buffer, scan)
@@ -169,8 +169,8 @@ def close(buffer: SetBuffer, scan: Scan, corrections: Corrections, monitor_refer
         number=buffer.number,
         rotation_deg=rotation,
         intensity=intensity,
-        sums=np.moveaxis(apply_weights(intensity, weights), 0, -1),
-        variance=np.moveaxis(apply_weights(variance, weights**2), 0, -1),
+        sums=np.moveaxis(apply_weights(intensity, screening.weights), 0, -1),
+        variance=np.moveaxis(apply_weights(variance, screening.variance), 0, -1),
         coverage=np.where(_any_finite(intensity), coverage, 0),
         t_start=float(times.min()) if len(times) else np.nan,
         t_end=float(times.max()) + scan.exposure_s if len(times) else np.nan,

@@ -2,105 +2,84 @@
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
 
 from operandi.errors import ShapeError
 from operandi.experiment import DEFAULT_WINDOWS, QWindow
+from operandi.stages.overlaps import mixing
+from operandi.stages.windows import Background, Windows, as_windows, bin_edges, plain_weights, weights_of
 
-Background = Literal["linear", "constant", "none"]
-Windows = Sequence[QWindow] | Mapping[str, tuple[float, float]]
 Limits = Mapping[str, tuple[float, float]]
 Phases = str | Sequence[str]
 
 COLOURS = ("red", "green", "blue")
-_BAND_SHARE = 1 / 3
-_BAND_BINS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Screening:
+    """What patterns are summed by into maps: weights (phase, q) of intensities, and of variances (`variance_weights`)."""
+
+    weights: np.ndarray
+    variance: np.ndarray
+
+    @classmethod
+    def of(
+        cls, q: np.ndarray, windows: Windows, *, background: Background | None = None, correlation: np.ndarray | None = None
+    ) -> "Screening":
+        """For windows on the points q, whose channels are correlated (lag, q) or not."""
+        weights = window_weights(q, windows, background)
+        return cls(weights, variance_weights(weights, correlation))
 
 
 def window_weights(q: np.ndarray, windows: Windows, background: Background | None = None) -> np.ndarray:
-    """The weights (phase, q), float64, by which a pattern is summed into its intensity in each window, above background.
+    """The weights (phase, q), float64, by which a pattern is summed into its map of each window: `plain_weights`, less what is subtracted.
 
-    A pattern is taken as constant within each bin, whose edges lie halfway between the points, and a window cuts bins where it
-    begins and ends. The weights are bin widths within the window, less what the background adds there. Background is estimated from
-    two side bands just outside the window, each a third of the window wide and at least 2 bins: ``linear`` is the straight line
-    through the means of both; ``constant`` the mean of what there is of both, which needs but one; ``none`` is 0. For two whole bands
-    linear and constant are the same. A band that lies mostly in another of the windows would take that phase's reflection for
-    background: it is not used, and the other band alone gives a constant (NMC lithiated and delithiated touch at 4.62 Å⁻¹).
-
-    Parameters
-    ----------
-    q : (q,) increasing, Å⁻¹.
-    windows : windows of an experiment, or phase → (q_min, q_max) in Å⁻¹.
-    background : in place of each window's own.
+    A window's subtractions take the plain map of another window, times a ratio. As the sum over q that it is, the map's sigma is exact with
+    them: what both windows count is not counted twice.
 
     Raises
     ------
     ShapeError
-        If q does not increase, or a window or its background reaches beyond q.
+        As `plain_weights` and `mixing` do.
     """
-    q = np.asarray(q, float)
-    edges, windows = _edges(q), as_windows(windows)
-    return np.stack([_weights(q, edges, w, background or w.background, [o for o in windows if o.phase != w.phase]) for w in windows])
+    windows = as_windows(windows)
+    return mixing(windows) @ plain_weights(q, windows, background)
 
 
-def _edges(q: np.ndarray) -> np.ndarray:
-    """(q + 1,) edges of the bins, halfway between the points."""
-    if q.ndim != 1 or q.size < 2 or not (np.diff(q) > 0).all() or not np.isfinite(q).all():
-        raise ShapeError(f"q must be at least 2 finite, increasing points, got shape {q.shape}: sort the axis first")
-    middle = (q[1:] + q[:-1]) / 2
-    return np.concatenate([[q[0] - (middle[0] - q[0])], middle, [q[-1] + (q[-1] - middle[-1])]])
+def variance_weights(weights: np.ndarray, correlation: np.ndarray | None = None) -> np.ndarray:
+    """The weights (phase, q), none negative, by which variances of channels are summed into those of sums by ``weights`` (phase, q).
+
+    A pixel that is split between bins correlates them: for ``correlation`` (lag, q), that of each channel with itself, the next, the one
+    after it, …, the variance of a sum is Σ w_b w_b' ρ_bb' σ_b σ_b', here with σ_b' as σ_b: right to a few percent where lines are not much
+    narrower than pixels. None takes channels as independent.
+    """
+    if correlation is None:
+        return weights**2
+    products = weights * correlated(weights, correlation)
+    total, kept = products.sum(axis=-1, keepdims=True), np.maximum(products, 0)
+    return kept * np.maximum(total, 0) / np.maximum(kept.sum(axis=-1, keepdims=True), np.finfo(float).tiny)
 
 
-def as_windows(windows: Windows) -> tuple[QWindow, ...]:
-    """Windows of an experiment, from these or from phase → (q_min, q_max)."""
-    if isinstance(windows, Mapping):
-        windows = [QWindow(phase=k, q_min_inv_angstrom=low, q_max_inv_angstrom=high) for k, (low, high) in windows.items()]
-    if not windows:
-        raise ShapeError("there is no window to screen: give at least one")
-    return tuple(windows)
+def map_correlations(weights: np.ndarray, correlation: np.ndarray | None = None) -> np.ndarray:
+    """(phase, phase) correlation coefficients of sums by ``weights`` (phase, q), for the same noise in all channels."""
+    covariance = weights @ (weights if correlation is None else correlated(weights, correlation)).T
+    sigma = np.sqrt(np.diagonal(covariance))
+    return covariance / np.outer(sigma, sigma)
 
 
-def _weights(q: np.ndarray, edges: np.ndarray, window: QWindow, background: str, others: Sequence[QWindow] = ()) -> np.ndarray:
-    low, high = window.q_min_inv_angstrom, window.q_max_inv_angstrom
-    tolerance = 1e-6 * (edges[-1] - edges[0])
-    if low < edges[0] - tolerance or high > edges[-1] + tolerance:
-        raise ShapeError(
-            f"window {window.phase!r} ({low:g} to {high:g} Å⁻¹) reaches beyond the patterns ({edges[0]:.4g} to {edges[-1]:.4g} Å⁻¹): "
-            "integrate a wider range of q, or leave the window out"
-        )
-    inside = _overlap(edges, low, high)
-    if background == "none":
-        return inside
-    band = max((high - low) * _BAND_SHARE, _BAND_BINS * inside.sum() / np.count_nonzero(inside))
-    ranges = [(low - band, low), (high, high + band)]
-    free = [r for r in ranges if sum(_shared(r, other) for other in others) <= 0.5 * band]
-    if len(free) == 1:
-        ranges, background = free, "constant"
-    sides = [side for side in (_overlap(edges, *r) for r in ranges) if side.sum() > 0.5 * band]
-    if len(sides) < (2 if background == "linear" else 1):
-        raise ShapeError(
-            f"window {window.phase!r} ({low:g} to {high:g} Å⁻¹) has no room for its {background} background within the patterns "
-            f"({edges[0]:.4g} to {edges[-1]:.4g} Å⁻¹): integrate a wider range of q, or set its background to "
-            + ("constant or none" if background == "linear" else "none")
-        )
-    means = [side / side.sum() for side in sides]
-    if background == "constant":
-        return inside - inside.sum() * sum(sides) / np.sum(sides)
-    left, right = (mean @ q for mean in means)
-    share = (inside @ q / inside.sum() - left) / (right - left)
-    return inside - inside.sum() * ((1 - share) * means[0] + share * means[1])
-
-
-def _shared(band: tuple[float, float], other: QWindow) -> float:
-    """How much of a band another window takes, Å⁻¹."""
-    return max(min(band[1], other.q_max_inv_angstrom) - max(band[0], other.q_min_inv_angstrom), 0.0)
-
-
-def _overlap(edges: np.ndarray, low: float, high: float) -> np.ndarray:
-    return np.clip(np.minimum(edges[1:], high) - np.maximum(edges[:-1], low), 0, None)
+def correlated(weights: np.ndarray, correlation: np.ndarray) -> np.ndarray:
+    """Weights (phase, q) times the matrix of correlations between channels."""
+    n = weights.shape[-1]
+    if correlation.ndim != 2 or correlation.shape[1] != n:
+        raise ShapeError(f"correlations of shape {correlation.shape} do not fit {n} channels: give (lag,) or (lag, q)")
+    spread = weights * correlation[0]
+    for lag, rho in enumerate(correlation[1:n], 1):
+        spread[:, : n - lag] += rho[: n - lag] * weights[:, lag:]
+        spread[:, lag:] += rho[: n - lag] * weights[:, : n - lag]
+    return spread
 
 
 def apply_weights(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -109,22 +88,21 @@ def apply_weights(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     sums = np.empty((len(weights), len(flat)), np.float32)
     for total, weight in zip(sums, weights, strict=True):
         counts = np.flatnonzero(weight)
-        span = slice(counts[0], counts[-1] + 1)
-        # einsum, not BLAS: the same sums whatever the number of threads, and no channel outside the span is touched
+        span = counts
+        if counts.size and counts[-1] - counts[0] + 1 == counts.size:
+            span = slice(counts[0], counts[-1] + 1)
+        # einsum, not BLAS: the same sums whatever the number of threads, and no channel without weight is touched
         np.einsum("pq,q->p", flat[:, span], weight[span].astype(flat.dtype), out=total, casting="same_kind")
     return sums.reshape(len(weights), *values.shape[:-1])
 
 
-def screen_values(
-    intensity: np.ndarray, variance: np.ndarray | None, q: np.ndarray, windows: Windows, background: Background | None = None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Maps (phase, y, x) of a volume (y, x, q) and their sigma; see `screen`."""
-    weights = window_weights(q, windows, background)
-    maps = apply_weights(intensity, weights)
-    return maps, None if variance is None else np.sqrt(apply_weights(variance, weights**2))
-
-
-def screen(volume: xr.Dataset | xr.DataArray, windows: Windows | None = None, *, background: Background | None = None) -> xr.Dataset:
+def screen(
+    volume: xr.Dataset | xr.DataArray,
+    windows: Windows | None = None,
+    *,
+    background: Background | None = None,
+    correlation: np.ndarray | None = None,
+) -> xr.Dataset:
     """One map for each phase: each voxel's pattern integrated over a q window, above its local background.
 
     Parameters
@@ -132,12 +110,15 @@ def screen(volume: xr.Dataset | xr.DataArray, windows: Windows | None = None, *,
     volume : dims …, q (Å⁻¹), with its coordinate: the intensity, or a Dataset of `intensity` and perhaps `sigma`.
     windows : windows of an experiment, or phase → (q_min, q_max) in Å⁻¹. None takes those of `DEFAULT_WINDOWS` that the volume holds with
         the bands of their background.
-    background : linear, constant or none, in place of each window's own; linear unless that says otherwise. See `window_weights`.
+    background : linear, constant or none, in place of each window's own; linear unless that says otherwise. See `plain_weights`.
+    correlation : (lag,) or (lag, q), of each channel with itself, the next, …: that of pixels split between bins. None takes
+        ``channel_correlation`` of the attributes of `sigma`, as `integrate` writes it, and without that channels as independent.
 
     Returns
     -------
     Dataset (phase, …): `intensity` in the volume's unit times Å⁻¹, and `sigma`, its standard deviation with that of the background,
-    NaN where the volume has none. Channels are taken as independent.
+    NaN where the volume has none. Maps that subtract each other or share channels are correlated: `correlation` (phase, other) tells
+    how, for noise that is the same in all channels.
 
     Raises
     ------
@@ -151,22 +132,34 @@ def screen(volume: xr.Dataset | xr.DataArray, windows: Windows | None = None, *,
     variance = dataset["sigma"].transpose(*intensity.dims).to_numpy() ** 2 if "sigma" in dataset else None
     q = dataset["q"].to_numpy()
     windows = _fitting(q, background) if windows is None else as_windows(windows)
-    maps, sigma = screen_values(intensity.to_numpy(), variance, q, windows, background)
+    if correlation is None and "sigma" in dataset:
+        correlation = dataset["sigma"].attrs.get("channel_correlation")
+    correlation = None if correlation is None else _by_channel(correlation, q.size)
+    by = Screening.of(q, windows, background=background, correlation=correlation)
+    maps = apply_weights(intensity.to_numpy(), by.weights)
+    sigma = np.full_like(maps, np.nan) if variance is None else np.sqrt(apply_weights(variance, by.variance))
     coords = {name: c for name, c in intensity.coords.items() if "q" not in c.dims}
     coords["phase"] = [window.phase for window in windows]
     attrs = {"units": f"{intensity.attrs.get('units', '1')} 1/angstrom"}
     dims = ("phase", *intensity.dims[:-1])
-    sigma = np.full_like(maps, np.nan) if sigma is None else sigma
-    return xr.Dataset({"intensity": (dims, maps, attrs), "sigma": (dims, sigma, attrs)}, coords, _provenance(windows, background))
+    together = map_correlations(by.weights, correlation)
+    variables = {"intensity": (dims, maps, attrs), "sigma": (dims, sigma, attrs), "correlation": (("phase", "other"), together)}
+    return xr.Dataset(variables, coords | {"other": coords["phase"]}, _provenance(windows, background))
+
+
+def _by_channel(correlation: np.ndarray, n: int) -> np.ndarray:
+    """(lag, q) of correlations (lag,) or (lag, q)."""
+    values = np.asarray(correlation, float)
+    return np.broadcast_to(values[:, None], (values.size, n)) if values.ndim == 1 else values
 
 
 def _fitting(q: np.ndarray, background: Background | None) -> tuple[QWindow, ...]:
     """The default windows for which these q suffice."""
-    edges = _edges(q)
+    edges = bin_edges(q)
     fitting = []
     for window in DEFAULT_WINDOWS:
         with contextlib.suppress(ShapeError):
-            _weights(q, edges, window, background or window.background)
+            weights_of(q, edges, window, background or window.background)
             fitting.append(window)
     if not fitting:
         raise ShapeError(f"q from {edges[0]:.4g} to {edges[-1]:.4g} Å⁻¹ holds no default window: give windows of your own")
@@ -178,6 +171,7 @@ def _provenance(windows: Sequence[QWindow], background: Background | None) -> di
         "q_min_inv_angstrom": [w.q_min_inv_angstrom for w in windows],
         "q_max_inv_angstrom": [w.q_max_inv_angstrom for w in windows],
         "background": [background or w.background for w in windows],
+        "subtract": [", ".join(f"{t.ratio} × {t.phase}" for t in w.subtract) for w in windows],
     }
 
 

@@ -19,7 +19,7 @@ from pyFAI.units import Q_A as Q_UNIT
 from scipy import sparse
 
 from operandi.errors import GeometryError, ShapeError
-from operandi.kernels.binning import Limits, Operator, bin_images, compile_operator
+from operandi.kernels.binning import Limits, Operator, bin_correlations, bin_images, compile_operator
 from operandi.kernels.clipping import AZIMUTHAL, HYBRID, POISSON, Averages, Rings, clip_rings, compile_rings, find_medians
 from operandi.stages.frames import as_images
 
@@ -83,6 +83,8 @@ class Integrator:
     """Value of an invalid pixel; None has none."""
     delta_dummy: float
     averaging: Averaging = Averaging()
+    correlation: np.ndarray | None = None
+    """(lag, q) of each bin with itself, the next, …, through the pixels that they share; None where none is split."""
 
     def __call__(self, images: np.ndarray, monitor: np.ndarray | float | None = None) -> Patterns:
         """Integrate ``images``, (row, column), (image, row, column) or (image, 1, row, column).
@@ -202,7 +204,7 @@ def integrate(
     unit = "counts/pixel" if monitor is None else "counts/pixel/monitor"
     variables: dict[str, tuple] = {
         "intensity": (("image", "q"), patterns.intensity, {"units": unit}),
-        "sigma": (("image", "q"), patterns.sigma, {"units": unit}),
+        "sigma": (("image", "q"), patterns.sigma, {"units": unit, **correlation_attrs(integrator)}),
         "weight": (("image", "q"), patterns.weight, {"units": "pixel" if monitor is None else "pixel*monitor"}),
     }
     if patterns.spottiness is not None:
@@ -212,6 +214,13 @@ def integrate(
         coords={"q": ("q", integrator.q, {"units": "1/angstrom"})},
         attrs={"method": f"azimuthal integration, {_described(integrator.averaging, method)}", "pyFAI": pyFAI.version},
     )
+
+
+def correlation_attrs(integrator: Integrator) -> dict[str, list[float]]:
+    """``channel_correlation``: the mean correlation of a bin with itself, the next, …, for `screen`; nothing where there is none."""
+    if integrator.correlation is None:
+        return {}
+    return {"channel_correlation": [round(float(rho[: len(rho) - lag].mean()), 6) for lag, rho in enumerate(integrator.correlation)]}
 
 
 def _described(averaging: Averaging, method: str | None) -> str:
@@ -255,7 +264,7 @@ def build_integrator(
     dark = np.zeros(shape, np.float32) if dark is None else _fitting("dark", dark, shape).astype(np.float32)
     q, matrix = _pyfai_matrix(calibration, shape, ignored, q_range, n_q, method)
     operator = compile_rings(matrix, weight.ravel(), dark.ravel()) if whole else compile_operator(matrix, weight, dark)
-    return Integrator(q, shape, operator, dummy, delta_dummy, averaging)
+    return Integrator(q, shape, operator, dummy, delta_dummy, averaging, None if method == "no" else bin_correlations(matrix))
 
 
 def warm_up(integrator: Integrator, dtype: Any = np.int32) -> None:
