@@ -133,7 +133,8 @@ def test_what_does_not_change_stays_as_it_is(scheme):
 
 
 def test_the_variance_is_that_of_many_noisy_repetitions():
-    projections, model = measured(NOISE)
+    projections, _ = measured(NOISE)
+    model = learn(projections.intensity, projections.variance, projections.rotation_deg, projections.progress, pooled=True)
     charge = 10.0
     noise = np.sqrt(projections.variance[0, 0, 0]) * np.random.default_rng(0).standard_normal((*projections.intensity.shape[:2], 400))
     many = replace(projections, intensity=noise, variance=np.broadcast_to(projections.variance[..., :1], noise.shape))

@@ -80,7 +80,7 @@ class Course:
     @property
     def repeats(self) -> bool:
         """Whether angles are measured again, so that a projection of another moment can be told for each."""
-        return self.model is not None and self.model.static_deg == 0
+        return self.model is not None and self.model.repeats
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Frames of one instant: the projections of all sets, weighted so that together they show the cell at one moment.
 
 A projection has its own time, so a frame made of consecutive sets shows different times in different directions. Filtered back
-projection is linear: a frame of one instant is a weighted sum of projections whose weights depend on their angles and times alone, the
-same for every channel, and so is its variance. Repetitions of an angle are summed up to one projection each; what comes out is
+projection is linear: a frame of one instant is a weighted sum of projections whose weights depend on their angles and times alone (and on
+the channel, where the model holds one covariance for each), and so is its variance. Repetitions of an angle are summed up to one projection each; what comes out is
 reconstructed like any sinogram.
 """
 
@@ -67,12 +67,12 @@ def instant_sinogram(projections: Projections, moment: float, scheme: Scheme = "
         the curvature (linear outside); ``model``: the best linear prediction by ``model`` from all repetitions and the neighbouring angles.
         Angles that never repeat (a golden-angle scan) need the model; their rows are the measured ones times their weight, which only
         together make a frame.
-    model : what `learn` gave, for the scheme ``model``.
+    model : what `learn` gave, for the scheme ``model``: of the same channels, or pooled, which serves any.
 
     Raises
     ------
     ShapeError
-        The scheme is unknown, needs a model, or needs angles that repeat; the moment is not finite.
+        The scheme is unknown, needs a model or one of other channels, or needs angles that repeat; the moment is not finite.
     """
     if not np.isfinite(moment):
         raise ShapeError(f"the moment is {moment}: give a charge or a time")
@@ -80,6 +80,11 @@ def instant_sinogram(projections: Projections, moment: float, scheme: Scheme = "
         raise ShapeError(f"there is no scheme {scheme!r}; choose linear, quadratic or model")
     if scheme == "model" and model is None:
         raise ShapeError("the scheme 'model' needs a temporal model: learn one from the projections of all sets")
+    if scheme == "model" and model and len(model.covariance) not in (1, projections.intensity.shape[2]):
+        raise ShapeError(
+            f"the model holds {len(model.covariance)} channels, the projections {projections.intensity.shape[2]}: learn it from the same, "
+            "or pooled, for any"
+        )
     angle = distinct_angles(projections.rotation_deg)
     rows, row = np.unique(angle, return_inverse=True)
     if scheme != "model" and np.bincount(row).max() < 2:
@@ -87,7 +92,7 @@ def instant_sinogram(projections: Projections, moment: float, scheme: Scheme = "
     measured = np.isfinite(projections.intensity).any(axis=2)
     progress = np.broadcast_to(projections.progress.reshape(len(angle), -1), measured.shape)
     measured &= np.isfinite(progress) & np.isfinite(projections.rotation_deg)[:, None]
-    weights = np.zeros(measured.shape)
+    weights = np.zeros((*measured.shape, len(model.covariance) if model and scheme == "model" else 1))
     for columns in _alike_columns(progress, measured):
         used = np.flatnonzero(measured[:, columns[0]])
         if used.size:
@@ -95,7 +100,7 @@ def instant_sinogram(projections: Projections, moment: float, scheme: Scheme = "
             found = (
                 _model_weights(angle[used], at, moment, model, rows)
                 if model and scheme == "model"
-                else _repeated(row[used], at, moment, scheme)
+                else _repeated(row[used], at, moment, scheme)[:, None]
             )
             weights[np.ix_(used, columns)] = found[:, None]
     sided, provisional = _sides(progress, measured, row, moment)
@@ -143,19 +148,19 @@ def _interpolation(at: np.ndarray, *, quadratic: bool) -> np.ndarray:
 
 
 def _model_weights(angle: np.ndarray, progress: np.ndarray, moment: float, model: TemporalModel, rows: np.ndarray) -> np.ndarray:
-    """Weights (n,) of the projections in the rows of their own angles.
+    """Weights (n, m) of the projections in the rows of their own angles, for each covariance of the model.
 
     What a neighbour adds to the prediction of an angle is the change between its own repetitions. It is added where it was measured, at
     the neighbour's angle: nothing is blurred, and rows stay independent of each other. A row's share of the frame is its angular weight.
     """
     share = dict(zip(rows.tolist(), angular_weights(rows).tolist(), strict=True))
-    weights = np.zeros(angle.size)
+    weights = np.zeros((angle.size, len(model.covariance)))
     for middle in np.unique(angle):
         near = neighbours(angle, middle, model.change_deg)
         at = angle[near]
         own = model.weights(angles_apart(at[:, None], at), progress[near], angles_apart(at, middle), moment)
-        weights[near] += own * share[float(middle)]
-    return weights / np.array([share[a] for a in angle.tolist()])
+        weights[near] += own.T * share[float(middle)]
+    return weights / np.array([share[a] for a in angle.tolist()])[:, None]
 
 
 def _sides(progress: np.ndarray, measured: np.ndarray, row: np.ndarray, moment: float) -> tuple[np.ndarray, bool]:
@@ -181,9 +186,9 @@ def _apply(
     """Weighted sums over the repetitions of each angle: intensity and variance (rotation, translation, q), float32."""
     shape = (n_rows, *projections.intensity.shape[1:])
     intensity, variance = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    for i in np.flatnonzero((weights != 0).any(axis=1)):
+    for i in np.flatnonzero((weights != 0).any(axis=(1, 2))):
         where = measured[i]
-        factor = weights[i, where, None].astype(np.float32)
+        factor = weights[i, where].astype(np.float32)
         intensity[row[i], where] += factor * projections.intensity[i, where]
         variance[row[i], where] += factor**2 * projections.variance[i, where]
     nothing = np.ones(shape[:2], bool)

@@ -18,7 +18,7 @@ from operandi.errors import ShapeError
 SAME_ANGLE_DEG = 0.05
 """Projections closer than this are repetitions of one angle: an encoder's noise, far below the blur of a voxel at the rim."""
 _KNOTS = 15
-_ITERATIONS = 8
+_ITERATIONS = 60
 _GROUPS = 45
 _MOST = 24
 _MISFIT = 1e-4
@@ -27,41 +27,55 @@ _FLAT = 1e4
 
 @dataclass(frozen=True, slots=True)
 class TemporalModel:
-    """The covariance of projections, (knot, knot) at equidistant ``knots`` of progress, in the unit of intensity².
+    """The covariance of projections, one for all channels together (m = 1) or one for each (m = channel), in the unit of intensity².
 
-    ``noise`` is the variance of a single cell, ``change_deg`` how far changes of two angles stay alike, and ``static`` and
-    ``static_deg`` the variance and reach in angle of what does not change; at ``static_deg`` 0 nothing is assumed of it, and it must be
-    measured at each angle.
+    ``covariance`` (m, knot, knot) is at equidistant ``knots`` of progress. ``noise`` (m,) is the variance of a single cell, ``change_deg``
+    how far changes of two angles stay alike, and ``static`` (m,) and ``static_deg`` (m,) the variance and reach in angle of what does not
+    change; at ``static_deg`` 0 nothing is assumed of it, and it must be measured at each angle.
     """
 
     knots: np.ndarray
     covariance: np.ndarray
-    noise: float
+    noise: np.ndarray
     change_deg: float
-    static: float
-    static_deg: float
+    static: np.ndarray
+    static_deg: np.ndarray
+
+    @property
+    def repeats(self) -> bool:
+        """Whether angles are measured again, so that nothing need be assumed of what does not change."""
+        return not self.static_deg.any()
 
     def prior(self, apart_deg: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Covariance (a, b) of cells at progress ``first`` (a,) and ``second`` (b,), ``apart_deg`` (a, b) from each other."""
-        return _static(self, apart_deg) + _alike(apart_deg, self.change_deg) * (
-            splines(first, self.knots) @ self.covariance @ splines(second, self.knots).T
-        )
+        """Covariance (m, a, b) of cells at progress ``first`` (a,) and ``second`` (b,), ``apart_deg`` (a, b) from each other."""
+        changing = splines(first, self.knots) @ self.covariance @ splines(second, self.knots).T
+        return _static(self, apart_deg) + _alike(apart_deg, self.change_deg) * changing
 
     def weights(self, apart_deg: np.ndarray, progress: np.ndarray, from_deg: np.ndarray, moment: float) -> np.ndarray:
-        """Weights (n,), sum 1, of projections at ``progress`` (n,) that give the one ``from_deg`` (n,) away at ``moment``."""
-        inverse = np.linalg.inv(self.prior(apart_deg, progress, progress) + self.noise * np.eye(progress.size))
-        simple = inverse @ self.prior(from_deg[:, None], progress, np.array([moment]))[:, 0]
-        constant = inverse.sum(axis=1)
-        return simple + constant * (1 - simple.sum()) / constant.sum()
+        """Weights (m, n), sum 1, of projections at ``progress`` (n,) that give the one ``from_deg`` (n,) away at ``moment``."""
+        noise = self.noise[:, None, None] * np.eye(progress.size)
+        inverse = np.linalg.inv(self.prior(apart_deg, progress, progress) + noise)
+        simple = (inverse @ self.prior(from_deg[:, None], progress, np.array([moment])))[..., 0]
+        constant = inverse.sum(axis=-1)
+        lacking = 1 - simple.sum(axis=-1, keepdims=True)
+        return simple + constant * lacking / constant.sum(axis=-1, keepdims=True)
 
 
-class Group(NamedTuple):
-    """Neighbours in angle: their positions, distances from the middle, distances from each other, and second moments of their cells."""
+class Groups(NamedTuple):
+    """Neighbours in angle, for each group: positions (g, n), -1 where there are fewer; distances from the middle and from each other.
+
+    ``moments`` (m, g, n, n) are the second moments of their cells, 0 where nobody is.
+    """
 
     members: np.ndarray
     from_deg: np.ndarray
     apart_deg: np.ndarray
     moments: np.ndarray
+
+    @property
+    def present(self) -> np.ndarray:
+        """(g, n) where a member is."""
+        return self.members >= 0
 
 
 def angles_apart(first_deg: np.ndarray, second_deg: np.ndarray | float) -> np.ndarray:
@@ -86,7 +100,9 @@ def neighbours(rotation_deg: np.ndarray, middle_deg: float, reach_deg: float) ->
     return near if near.size <= _MOST else near[np.argsort(apart[near], kind="stable")[:_MOST]]
 
 
-def learn(intensity: np.ndarray, variance: np.ndarray, rotation_deg: np.ndarray, progress: np.ndarray) -> TemporalModel:
+def learn(
+    intensity: np.ndarray, variance: np.ndarray, rotation_deg: np.ndarray, progress: np.ndarray, *, pooled: bool = False
+) -> TemporalModel:
     """The temporal model of the projections of several sets.
 
     A voxel's change is shared by the angles between which a feature two voxels wide at the rim moves by its own width: 4 / translations
@@ -95,8 +111,10 @@ def learn(intensity: np.ndarray, variance: np.ndarray, rotation_deg: np.ndarray,
     Parameters
     ----------
     intensity, variance : (n, translation, channel), of few channels that show what changes (maps of phases rather than all q); NaN is
-        not measured. The cells of all channels are pooled, so bring them to a common scale.
+        not measured.
     rotation_deg, progress : (n,), charge in mAh or time in s at the middle of each projection.
+    pooled : one covariance for all channels, which then must have a common scale, in place of one for each. It serves any other channel
+        too; but phases turn at charges of their own, and what does not change is best averaged, so that one for each is closer.
 
     Raises
     ------
@@ -110,18 +128,18 @@ def learn(intensity: np.ndarray, variance: np.ndarray, rotation_deg: np.ndarray,
             "give (n, translation, channel) twice and (n,) twice"
         )
     angle, change_deg = distinct_angles(rotation_deg), float(np.rad2deg(4 / intensity.shape[1]))
-    cells = intensity.reshape(len(intensity), -1).astype(float)
-    middles = np.unique(angle)
-    middles = middles[:: -(-middles.size // _GROUPS)]
-    groups = [g for middle in middles if (g := _group(cells, angle, middle, change_deg)) is not None]
+    cells = intensity.reshape(1, len(angle), -1) if pooled else np.moveaxis(intensity, 2, 0)
+    groups = _groups(cells.astype(float), angle, change_deg)
     change = _spread(groups)
-    if not change > 0:
+    if not (change > 0).any():
         raise ShapeError("no cell is measured twice at neighbouring angles: a temporal model needs at least two sets that have some")
+    change = np.maximum(change, 1e-9 * change.max())
     knots = np.linspace(progress.min(), progress.max(), _KNOTS)
-    start = change * _matern((knots[:, None] - knots) / max(0.5 * np.ptp(knots), 1e-12))
-    noise = (float(np.nanmean(variance)) if np.isfinite(variance).any() else 0.0) + _MISFIT * change
-    repeated = np.median(np.unique(angle, return_counts=True)[1]) > 1
-    static, static_deg = (_FLAT * change, 0.0) if repeated else _smooth_static(cells, angle, change)
+    start = change[:, None, None] * _matern((knots[:, None] - knots) / max(0.5 * np.ptp(knots), 1e-12))
+    noise = _mean_over_cells(variance, pooled=pooled) + _MISFIT * change
+    static, static_deg = _FLAT * change, np.zeros_like(change)
+    if np.median(np.unique(angle, return_counts=True)[1]) == 1:
+        static, static_deg = _smooth_static(cells.astype(float), angle, change)
     return _improve(TemporalModel(knots, start, noise, change_deg, static, static_deg), groups, progress)
 
 
@@ -139,63 +157,83 @@ def _spline(knots: tuple[float, ...]) -> Any:
     return CubicSpline(knots, np.eye(len(knots)), bc_type="natural")
 
 
-def _group(cells: np.ndarray, angle: np.ndarray, middle_deg: float, reach_deg: float) -> Group | None:
-    members = neighbours(angle, middle_deg, reach_deg)
-    members = members[np.isfinite(cells[members]).mean(axis=1) > 0.5]
-    values = cells[members]
-    values = values[:, np.isfinite(values).all(axis=0)]
-    if members.size < 2 or values.shape[1] == 0:
-        return None
-    at = angle[members]
-    return Group(members, angles_apart(at, middle_deg), angles_apart(at[:, None], at), values @ values.T / values.shape[1])
+def _mean_over_cells(values: np.ndarray, *, pooled: bool) -> np.ndarray:
+    """Mean (m,) of what is known of (n, translation, channel); 0 where nothing is."""
+    known, over = np.isfinite(values), None if pooled else (0, 1)
+    total = np.where(known, values, 0.0).sum(axis=over, dtype=float) / np.maximum(known.sum(axis=over), 1)
+    return np.atleast_1d(total)
 
 
-def _spread(groups: list[Group]) -> float:
-    """Mean variance of the cells of a group about their mean over its members of the same angle (all, where none repeats)."""
-    total = []
-    for group in groups:
-        same = (group.apart_deg == 0).astype(float)
-        if same.sum() == len(same):
-            same[:] = 1.0
-        share = same / same.sum(axis=1)
-        centred = np.eye(len(same)) - share
-        total.append(np.trace(centred @ group.moments @ centred.T) / len(same))
-    return float(np.mean(total)) if total else 0.0
+def _groups(cells: np.ndarray, angle: np.ndarray, reach_deg: float) -> Groups:
+    """Groups about angles all around, of cells (m, n, cell); members that are measured less than half are left out."""
+    known = np.isfinite(cells).mean(axis=2)
+    usable = known[known.any(axis=1)].mean(axis=0) > 0.5 if known.any() else np.zeros(angle.size, bool)
+    middles = np.unique(angle)
+    found = [(neighbours(angle, middle, reach_deg), middle) for middle in middles[:: -(-middles.size // _GROUPS)]]
+    found = [(members[usable[members]], middle) for members, middle in found if np.count_nonzero(usable[members]) > 1]
+    size = max((members.size for members, _ in found), default=0)
+    members = np.full((len(found), size), -1)
+    moments = np.zeros((len(cells), len(found), size, size))
+    for g, (own, _) in enumerate(found):
+        members[g, : own.size] = own
+        for m, values in enumerate(cells[:, own]):
+            values = values[:, np.isfinite(values).all(axis=0)]
+            moments[m, g, : own.size, : own.size] = values @ values.T / max(values.shape[1], 1)
+    at, middle = angle[members], np.array([middle for _, middle in found])
+    return Groups(members, angles_apart(at, middle[:, None]), angles_apart(at[..., None], at[:, None]), moments)
 
 
-def _smooth_static(cells: np.ndarray, angle: np.ndarray, change: float) -> tuple[float, float]:
-    """Variance of what does not change, and how far in angle it stays alike: from the mean square difference of next angles."""
+def _spread(groups: Groups) -> np.ndarray:
+    """Mean variance (m,) of the cells of groups about their mean over members of the same angle (all, where none repeats)."""
+    if not groups.members.size:
+        return np.zeros(len(groups.moments))
+    both = groups.present[:, :, None] & groups.present[:, None]
+    same = both & (groups.apart_deg == 0)
+    alone = same.sum(axis=(1, 2)) == groups.present.sum(axis=1)
+    same = np.where(alone[:, None, None], both, same)
+    centred = np.eye(same.shape[1]) - same / np.maximum(same.sum(axis=2, keepdims=True), 1)
+    spread = np.einsum("gij,mgjk,gik->mg", centred, groups.moments, centred, optimize=True)
+    return (spread / groups.present.sum(axis=1)).mean(axis=1)
+
+
+def _smooth_static(cells: np.ndarray, angle: np.ndarray, change: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Variance (m,) of what does not change, and how far in angle it stays alike: from the mean square difference of next angles."""
     order = np.argsort(angle, kind="stable")
-    ordered = cells[order]
-    variance = max(float(np.nanmean(np.nanvar(ordered, axis=0))), change)
+    ordered = cells[:, order]
+    variance = np.maximum(np.nanmean(np.nanvar(ordered, axis=1), axis=1), change)
     lag = max(1, angle.size // 60)
     apart = float(np.median(angles_apart(angle[order][lag:], angle[order][:-lag])))
-    share = np.clip(0.5 * float(np.nanmean((ordered[lag:] - ordered[:-lag]) ** 2)) / variance, 1e-4, 0.9)
+    share = np.clip(0.5 * np.nanmean((ordered[:, lag:] - ordered[:, :-lag]) ** 2, axis=(1, 2)) / variance, 1e-4, 0.9)
     reach = np.geomspace(0.1, 90.0, 200)
-    return variance, float(reach[np.argmin(np.abs(1 - _matern(apart / reach) - share))])
+    return variance, reach[np.argmin(np.abs(1 - _matern(apart / reach) - share[:, None]), axis=1)]
 
 
-def _improve(model: TemporalModel, groups: list[Group], progress: np.ndarray) -> TemporalModel:
+def _improve(model: TemporalModel, groups: Groups, progress: np.ndarray) -> TemporalModel:
     """Expectation maximisation: the covariance becomes the mean posterior second moment of the change in the middle of each group."""
     covariance = model.covariance
-    fixed = [
-        (splines(progress[g.members], model.knots), _alike(g.apart_deg, model.change_deg), _static(model, g.apart_deg)) for g in groups
-    ]
+    present = groups.present
+    basis = splines(progress[groups.members].ravel(), model.knots).reshape(*present.shape, -1) * present[..., None]
+    alike = _alike(groups.apart_deg, model.change_deg)
+    near = _alike(groups.from_deg, model.change_deg)[..., None] * basis
+    both = present[:, :, None] & present[:, None]
+    fixed = np.where(both, _static(model, groups.apart_deg), 0.0)
+    fixed += np.where(present[:, None], model.noise[:, None, None, None], 1.0) * np.eye(present.shape[1])
     for _ in range(_ITERATIONS):
-        total = np.zeros_like(covariance)
-        for group, (basis, alike, static) in zip(groups, fixed, strict=True):
-            prior = static + alike * (basis @ covariance @ basis.T) + model.noise * np.eye(len(basis))
-            across = (covariance @ basis.T) * _alike(group.from_deg, model.change_deg)
-            gain = np.linalg.solve(prior, across.T).T
-            total += gain @ group.moments @ gain.T + covariance - gain @ across.T
-        covariance = total / len(groups)
+        spread = covariance[:, None]
+        prior = fixed + alike * (basis @ spread @ basis.swapaxes(1, 2))
+        across = near @ spread
+        gain = np.linalg.solve(prior, across)
+        second = gain.swapaxes(2, 3) @ (groups.moments @ gain - across)
+        covariance = covariance + second.mean(axis=1)
     return TemporalModel(model.knots, covariance, model.noise, model.change_deg, model.static, model.static_deg)
 
 
 def _static(model: TemporalModel, apart_deg: np.ndarray) -> np.ndarray:
-    if model.static_deg == 0:
-        return model.static * (apart_deg <= SAME_ANGLE_DEG)
-    return model.static * _matern(apart_deg / model.static_deg)
+    """Covariance (m, …) of what does not change, of cells ``apart_deg`` (…) from each other."""
+    shape = (-1, *(1,) * apart_deg.ndim)
+    if model.repeats:
+        return model.static.reshape(shape) * (apart_deg <= SAME_ANGLE_DEG)
+    return model.static.reshape(shape) * _matern(apart_deg / model.static_deg.reshape(shape))
 
 
 def _alike(apart_deg: np.ndarray, reach_deg: float) -> np.ndarray:
