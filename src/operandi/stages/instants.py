@@ -1,9 +1,9 @@
 """Frames of one instant: the projections of all sets, weighted so that together they show the cell at one moment.
 
 A projection has its own time, so a frame made of consecutive sets shows different times in different directions. Filtered back
-projection is linear: a frame of one instant is a weighted sum of projections whose weights depend on their angles and times alone (and on
-the channel, where the model holds one covariance for each), and so is its variance. Repetitions of an angle are summed up to one projection each; what comes out is
-reconstructed like any sinogram.
+projection is linear: a frame of one instant is a weighted sum of projections, whose weights depend on their angles and times alone (and on
+the channel, where the model holds one covariance for each), and so is its variance. Repetitions of an angle are summed up to one
+projection each; what comes out is reconstructed like any sinogram.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from operandi.errors import ShapeError
-from operandi.stages.temporal import TemporalModel, angles_apart, distinct_angles, neighbours
+from operandi.stages.temporal import Band, TemporalModel, angles_apart, distinct_angles, neighbours, smoothing
 from operandi.stages.volumes import angular_weights
 
 Scheme = Literal["linear", "quadratic", "model"]
@@ -80,9 +80,9 @@ def instant_sinogram(projections: Projections, moment: float, scheme: Scheme = "
         raise ShapeError(f"there is no scheme {scheme!r}; choose linear, quadratic or model")
     if scheme == "model" and model is None:
         raise ShapeError("the scheme 'model' needs a temporal model: learn one from the projections of all sets")
-    if scheme == "model" and model and len(model.covariance) not in (1, projections.intensity.shape[2]):
+    if scheme == "model" and model and model.channels not in (1, projections.intensity.shape[2]):
         raise ShapeError(
-            f"the model holds {len(model.covariance)} channels, the projections {projections.intensity.shape[2]}: learn it from the same, "
+            f"the model holds {model.channels} channels, the projections {projections.intensity.shape[2]}: learn it from the same, "
             "or pooled, for any"
         )
     angle = distinct_angles(projections.rotation_deg)
@@ -92,17 +92,15 @@ def instant_sinogram(projections: Projections, moment: float, scheme: Scheme = "
     measured = np.isfinite(projections.intensity).any(axis=2)
     progress = np.broadcast_to(projections.progress.reshape(len(angle), -1), measured.shape)
     measured &= np.isfinite(progress) & np.isfinite(projections.rotation_deg)[:, None]
-    weights = np.zeros((*measured.shape, len(model.covariance) if model and scheme == "model" else 1))
+    bands = model.bands if model and scheme == "model" else (None,)
+    weights = np.zeros((len(bands), *measured.shape, model.channels if bands[0] and model else 1))
     for columns in _alike_columns(progress, measured):
         used = np.flatnonzero(measured[:, columns[0]])
         if used.size:
             at = progress[used, columns[0]]
-            found = (
-                _model_weights(angle[used], at, moment, model, rows)
-                if model and scheme == "model"
-                else _repeated(row[used], at, moment, scheme)[:, None]
-            )
-            weights[np.ix_(used, columns)] = found[:, None]
+            for which, band in enumerate(bands):
+                found = _band_weights(angle[used], at, moment, band, rows) if band else _repeated(row[used], at, moment, scheme)[:, None]
+                weights[which][np.ix_(used, columns)] = found[:, None]
     sided, provisional = _sides(progress, measured, row, moment)
     intensity, variance = _apply(projections, weights, measured, row, rows.size)
     return Instant(moment, rows, intensity, variance, sided, provisional)
@@ -147,18 +145,18 @@ def _interpolation(at: np.ndarray, *, quadratic: bool) -> np.ndarray:
     return weights
 
 
-def _model_weights(angle: np.ndarray, progress: np.ndarray, moment: float, model: TemporalModel, rows: np.ndarray) -> np.ndarray:
-    """Weights (n, m) of the projections in the rows of their own angles, for each covariance of the model.
+def _band_weights(angle: np.ndarray, progress: np.ndarray, moment: float, band: Band, rows: np.ndarray) -> np.ndarray:
+    """Weights (n, m) of the projections in the rows of their own angles, for each covariance of the band.
 
     What a neighbour adds to the prediction of an angle is the change between its own repetitions. It is added where it was measured, at
     the neighbour's angle: nothing is blurred, and rows stay independent of each other. A row's share of the frame is its angular weight.
     """
     share = dict(zip(rows.tolist(), angular_weights(rows).tolist(), strict=True))
-    weights = np.zeros((angle.size, len(model.covariance)))
+    weights = np.zeros((angle.size, len(band.covariance)))
     for middle in np.unique(angle):
-        near = neighbours(angle, middle, model.change_deg)
+        near = neighbours(angle, middle, band.change_deg, band.most)
         at = angle[near]
-        own = model.weights(angles_apart(at[:, None], at), progress[near], angles_apart(at, middle), moment)
+        own = band.weights(angles_apart(at[:, None], at), progress[near], angles_apart(at, middle), moment)
         weights[near] += own.T * share[float(middle)]
     return weights / np.array([share[a] for a in angle.tolist()])[:, None]
 
@@ -183,14 +181,25 @@ def _sides(progress: np.ndarray, measured: np.ndarray, row: np.ndarray, moment: 
 def _apply(
     projections: Projections, weights: np.ndarray, measured: np.ndarray, row: np.ndarray, n_rows: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted sums over the repetitions of each angle: intensity and variance (rotation, translation, q), float32."""
+    """Weighted sums over the repetitions of each angle: intensity and variance (rotation, translation, q), float32.
+
+    ``weights`` (band, n, translation, m): of the fine part, and of the coarse part if there is one. With the smoothing S, a projection p
+    contributes f (p - S p) + c S p = f p + d S p, where d = c - f.
+    """
     shape = (n_rows, *projections.intensity.shape[1:])
     intensity, variance = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    for i in np.flatnonzero((weights != 0).any(axis=(1, 2))):
+    for i in np.flatnonzero((weights != 0).any(axis=(0, 2, 3))):
         where = measured[i]
-        factor = weights[i, where].astype(np.float32)
-        intensity[row[i], where] += factor * projections.intensity[i, where]
-        variance[row[i], where] += factor**2 * projections.variance[i, where]
+        values, spread = projections.intensity[i, where], projections.variance[i, where]
+        fine = weights[0, i, where].astype(np.float32)
+        made, square = fine * values, fine**2 * spread
+        if len(weights) > 1:
+            share = smoothing(where)[np.ix_(where, where)].astype(np.float32)
+            excess = weights[1, i, where].astype(np.float32) - fine
+            made += excess * (share @ values)
+            square += 2 * fine * excess * np.diag(share)[:, None] * spread + excess**2 * (share**2 @ spread)
+        intensity[row[i], where] += made
+        variance[row[i], where] += square
     nothing = np.ones(shape[:2], bool)
     np.logical_and.at(nothing, row, ~measured)
     intensity[nothing] = variance[nothing] = np.nan

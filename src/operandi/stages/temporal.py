@@ -5,9 +5,13 @@ neighbouring angles share; the covariance of that change is learned from the mea
 the best linear prediction for a moment follows from it (kriging with unknown constants). Source of the method: Rasmussen & Williams,
 Gaussian Processes for Machine Learning (2006), sections 2.7 and 5.4; James, Hastie & Sugar, Biometrika 87, 587 (2000) for the sparse
 curves.
+
+What is wide in a projection stays alike over larger angles than what is narrow, and stands further above the noise. So each projection is
+split into a coarse part, smoothed along its translations, and the fine rest, which are predicted apart: the coarse one by projections
+further around, which were taken at other moments. Without it a phase that begins within a frame begins too early in some directions.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -19,19 +23,21 @@ SAME_ANGLE_DEG = 0.05
 """Projections closer than this are repetitions of one angle: an encoder's noise, far below the blur of a voxel at the rim."""
 _KNOTS = 15
 _ITERATIONS = 60
-_GROUPS = 45
-_MOST = 24
 _MISFIT = 1e-4
 _FLAT = 1e4
+_BLUR = 3.0
+"""Standard deviation, in translations, of the smoothing that makes the coarse part."""
+_GROUPS, _MOST = 45, 24
+_COARSE_GROUPS, _COARSE_MOST = 15, 90
 
 
 @dataclass(frozen=True, slots=True)
-class TemporalModel:
-    """The covariance of projections, one for all channels together (m = 1) or one for each (m = channel), in the unit of intensity².
+class Band:
+    """The covariance of one part of the projections, one for all channels together (m = 1) or one for each (m = channel), intensity².
 
     ``covariance`` (m, knot, knot) is at equidistant ``knots`` of progress. ``noise`` (m,) is the variance of a single cell, ``change_deg``
     how far changes of two angles stay alike, and ``static`` (m,) and ``static_deg`` (m,) the variance and reach in angle of what does not
-    change; at ``static_deg`` 0 nothing is assumed of it, and it must be measured at each angle.
+    change; at ``static_deg`` 0 nothing is assumed of it, and it must be measured at each angle. ``most`` neighbours are counted.
     """
 
     knots: np.ndarray
@@ -40,6 +46,7 @@ class TemporalModel:
     change_deg: float
     static: np.ndarray
     static_deg: np.ndarray
+    most: int
 
     @property
     def repeats(self) -> bool:
@@ -54,11 +61,34 @@ class TemporalModel:
     def weights(self, apart_deg: np.ndarray, progress: np.ndarray, from_deg: np.ndarray, moment: float) -> np.ndarray:
         """Weights (m, n), sum 1, of projections at ``progress`` (n,) that give the one ``from_deg`` (n,) away at ``moment``."""
         noise = self.noise[:, None, None] * np.eye(progress.size)
-        inverse = np.linalg.inv(self.prior(apart_deg, progress, progress) + noise)
-        simple = (inverse @ self.prior(from_deg[:, None], progress, np.array([moment])))[..., 0]
-        constant = inverse.sum(axis=-1)
+        wanted = self.prior(from_deg[:, None], progress, np.array([moment]))
+        solved = np.linalg.solve(self.prior(apart_deg, progress, progress) + noise, np.concatenate([wanted, np.ones_like(wanted)], axis=2))
+        simple, constant = solved[..., 0], solved[..., 1]
         lacking = 1 - simple.sum(axis=-1, keepdims=True)
         return simple + constant * lacking / constant.sum(axis=-1, keepdims=True)
+
+
+@dataclass(frozen=True, slots=True)
+class TemporalModel:
+    """How projections change: their ``coarse`` part, smoothed along the translations, and the ``fine`` rest; None: all of it is fine."""
+
+    fine: Band
+    coarse: Band | None = None
+
+    @property
+    def bands(self) -> tuple[Band, ...]:
+        """The fine one, and the coarse one if there is any."""
+        return (self.fine,) if self.coarse is None else (self.fine, self.coarse)
+
+    @property
+    def channels(self) -> int:
+        """Of how many channels it holds a covariance each; 1: one for all."""
+        return len(self.fine.covariance)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether angles are measured again, so that nothing need be assumed of what does not change."""
+        return self.fine.repeats
 
 
 class Groups(NamedTuple):
@@ -93,11 +123,18 @@ def distinct_angles(rotation_deg: np.ndarray) -> np.ndarray:
     return angle
 
 
-def neighbours(rotation_deg: np.ndarray, middle_deg: float, reach_deg: float) -> np.ndarray:
-    """Positions of the projections within ``reach_deg`` of an angle, at most the nearest 24."""
+def neighbours(rotation_deg: np.ndarray, middle_deg: float, reach_deg: float, most: int) -> np.ndarray:
+    """Positions of the projections within ``reach_deg`` of an angle, at most the ``most`` nearest."""
     apart = angles_apart(rotation_deg, middle_deg)
     near = np.flatnonzero(apart <= reach_deg + SAME_ANGLE_DEG)
-    return near if near.size <= _MOST else near[np.argsort(apart[near], kind="stable")[:_MOST]]
+    return near if near.size <= most else near[np.argsort(apart[near], kind="stable")[:most]]
+
+
+def smoothing(measured: np.ndarray) -> np.ndarray:
+    """What makes the coarse part of a projection of its cells (translation,): (translation, translation), of those that are measured."""
+    at = np.arange(measured.size)
+    share = np.exp(-0.5 * ((at[:, None] - at) / _BLUR) ** 2) * measured
+    return share / np.maximum(share.sum(axis=1, keepdims=True), 1e-300)
 
 
 def learn(
@@ -127,9 +164,42 @@ def learn(
             f"rotation {rotation_deg.shape} and progress {progress.shape} do not fit: "
             "give (n, translation, channel) twice and (n,) twice"
         )
-    angle, change_deg = distinct_angles(rotation_deg), float(np.rad2deg(4 / intensity.shape[1]))
+    angle, reach = distinct_angles(rotation_deg), float(np.rad2deg(4 / intensity.shape[1]))
+    if np.median(np.unique(angle, return_counts=True)[1]) == 1 or intensity.shape[1] < 4 * _BLUR:
+        return TemporalModel(_learn_band(intensity, variance, angle, progress, _Reach(reach, _MOST, _GROUPS), pooled=pooled))
+    coarse = _coarse_part(intensity)
+    kernel = smoothing(np.ones(intensity.shape[1]))[intensity.shape[1] // 2]
+    share = float((kernel**2).sum())
+    left = 1 - 2 * float(kernel.max()) + share
+    wide = _Reach(2 * _BLUR * reach, _COARSE_MOST, _COARSE_GROUPS)
+    return TemporalModel(
+        _learn_band(intensity - coarse, left * variance, angle, progress, _Reach(reach, _MOST, _GROUPS), pooled=pooled),
+        _learn_band(coarse, share * variance, angle, progress, wide, pooled=pooled),
+    )
+
+
+class _Reach(NamedTuple):
+    """How far in angle changes stay alike, how many neighbours count, and about how many angles the covariance is learned."""
+
+    change_deg: float
+    most: int
+    groups: int
+
+
+def _coarse_part(intensity: np.ndarray) -> np.ndarray:
+    """The coarse part (n, translation, channel); NaN is not measured."""
+    known = np.isfinite(intensity)
+    coarse = np.where(known, intensity, 0.0)
+    for row, there in zip(coarse, known, strict=True):
+        row[:] = smoothing(there.any(axis=1)) @ row
+    return np.where(known, coarse, np.nan)
+
+
+def _learn_band(
+    intensity: np.ndarray, variance: np.ndarray, angle: np.ndarray, progress: np.ndarray, reach: _Reach, *, pooled: bool
+) -> Band:
     cells = intensity.reshape(1, len(angle), -1) if pooled else np.moveaxis(intensity, 2, 0)
-    groups = _groups(cells.astype(float), angle, change_deg)
+    groups = _groups(cells.astype(float), angle, reach)
     change = _spread(groups)
     if not (change > 0).any():
         raise ShapeError("no cell is measured twice at neighbouring angles: a temporal model needs at least two sets that have some")
@@ -140,7 +210,7 @@ def learn(
     static, static_deg = _FLAT * change, np.zeros_like(change)
     if np.median(np.unique(angle, return_counts=True)[1]) == 1:
         static, static_deg = _smooth_static(cells.astype(float), angle, change)
-    return _improve(TemporalModel(knots, start, noise, change_deg, static, static_deg), groups, progress)
+    return _improve(Band(knots, start, noise, reach.change_deg, static, static_deg, reach.most), groups, progress)
 
 
 def splines(progress: np.ndarray, knots: np.ndarray) -> np.ndarray:
@@ -164,12 +234,13 @@ def _mean_over_cells(values: np.ndarray, *, pooled: bool) -> np.ndarray:
     return np.atleast_1d(total)
 
 
-def _groups(cells: np.ndarray, angle: np.ndarray, reach_deg: float) -> Groups:
+def _groups(cells: np.ndarray, angle: np.ndarray, reach: _Reach) -> Groups:
     """Groups about angles all around, of cells (m, n, cell); members that are measured less than half are left out."""
     known = np.isfinite(cells).mean(axis=2)
     usable = known[known.any(axis=1)].mean(axis=0) > 0.5 if known.any() else np.zeros(angle.size, bool)
     middles = np.unique(angle)
-    found = [(neighbours(angle, middle, reach_deg), middle) for middle in middles[:: -(-middles.size // _GROUPS)]]
+    middles = middles[:: -(-middles.size // reach.groups)]
+    found = [(neighbours(angle, middle, reach.change_deg, reach.most), middle) for middle in middles]
     found = [(members[usable[members]], middle) for members, middle in found if np.count_nonzero(usable[members]) > 1]
     size = max((members.size for members, _ in found), default=0)
     members = np.full((len(found), size), -1)
@@ -208,16 +279,16 @@ def _smooth_static(cells: np.ndarray, angle: np.ndarray, change: np.ndarray) -> 
     return variance, reach[np.argmin(np.abs(1 - _matern(apart / reach) - share[:, None]), axis=1)]
 
 
-def _improve(model: TemporalModel, groups: Groups, progress: np.ndarray) -> TemporalModel:
+def _improve(band: Band, groups: Groups, progress: np.ndarray) -> Band:
     """Expectation maximisation: the covariance becomes the mean posterior second moment of the change in the middle of each group."""
-    covariance = model.covariance
+    covariance = band.covariance
     present = groups.present
-    basis = splines(progress[groups.members].ravel(), model.knots).reshape(*present.shape, -1) * present[..., None]
-    alike = _alike(groups.apart_deg, model.change_deg)
-    near = _alike(groups.from_deg, model.change_deg)[..., None] * basis
+    basis = splines(progress[groups.members].ravel(), band.knots).reshape(*present.shape, -1) * present[..., None]
+    alike = _alike(groups.apart_deg, band.change_deg)
+    near = _alike(groups.from_deg, band.change_deg)[..., None] * basis
     both = present[:, :, None] & present[:, None]
-    fixed = np.where(both, _static(model, groups.apart_deg), 0.0)
-    fixed += np.where(present[:, None], model.noise[:, None, None, None], 1.0) * np.eye(present.shape[1])
+    fixed = np.where(both, _static(band, groups.apart_deg), 0.0)
+    fixed += np.where(present[:, None], band.noise[:, None, None, None], 1.0) * np.eye(present.shape[1])
     for _ in range(_ITERATIONS):
         spread = covariance[:, None]
         prior = fixed + alike * (basis @ spread @ basis.swapaxes(1, 2))
@@ -225,15 +296,15 @@ def _improve(model: TemporalModel, groups: Groups, progress: np.ndarray) -> Temp
         gain = np.linalg.solve(prior, across)
         second = gain.swapaxes(2, 3) @ (groups.moments @ gain - across)
         covariance = covariance + second.mean(axis=1)
-    return TemporalModel(model.knots, covariance, model.noise, model.change_deg, model.static, model.static_deg)
+    return replace(band, covariance=covariance)
 
 
-def _static(model: TemporalModel, apart_deg: np.ndarray) -> np.ndarray:
+def _static(band: Band, apart_deg: np.ndarray) -> np.ndarray:
     """Covariance (m, …) of what does not change, of cells ``apart_deg`` (…) from each other."""
     shape = (-1, *(1,) * apart_deg.ndim)
-    if model.repeats:
-        return model.static.reshape(shape) * (apart_deg <= SAME_ANGLE_DEG)
-    return model.static.reshape(shape) * _matern(apart_deg / model.static_deg.reshape(shape))
+    if band.repeats:
+        return band.static.reshape(shape) * (apart_deg <= SAME_ANGLE_DEG)
+    return band.static.reshape(shape) * _matern(apart_deg / band.static_deg.reshape(shape))
 
 
 def _alike(apart_deg: np.ndarray, reach_deg: float) -> np.ndarray:
