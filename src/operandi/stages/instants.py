@@ -7,7 +7,7 @@ projection each; what comes out is reconstructed like any sinogram.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -92,18 +92,77 @@ def instant_sinogram(projections: Projections, moment: float, scheme: Scheme = "
     measured = np.isfinite(projections.intensity).any(axis=2)
     progress = np.broadcast_to(projections.progress.reshape(len(angle), -1), measured.shape)
     measured &= np.isfinite(progress) & np.isfinite(projections.rotation_deg)[:, None]
-    bands = model.bands if model and scheme == "model" else (None,)
-    weights = np.zeros((len(bands), *measured.shape, model.channels if bands[0] and model else 1))
+    parts = _parts(projections, measured, smoothed=model is not None and scheme == "model" and model.coarse is not None)
+    intensity, variance = np.full((2, rows.size, *projections.intensity.shape[1:]), np.nan, np.float32)
     for columns in _alike_columns(progress, measured):
         used = np.flatnonzero(measured[:, columns[0]])
         if used.size:
-            at = progress[used, columns[0]]
-            for which, band in enumerate(bands):
-                found = _band_weights(angle[used], at, moment, band, rows) if band else _repeated(row[used], at, moment, scheme)[:, None]
-                weights[which][np.ix_(used, columns)] = found[:, None]
+            at, here = progress[used, columns[0]], np.ix_(np.unique(row[used]), columns)
+            own = np.searchsorted(np.unique(row[used]), row[used])
+            if model and scheme == "model":
+                fine = _shared(_fine_weights(angle[used], at, moment, model.fine, rows), own)
+                coarse = None if model.coarse is None else _coarse_weights(angle[used], at, moment, model.coarse)
+            else:
+                fine, coarse = _shared(_repeated(own, at, moment, scheme)[:, None], own), None
+            intensity[here], variance[here] = _combine(parts.of(used, columns), fine, coarse)
     sided, provisional = _sides(progress, measured, row, moment)
-    intensity, variance = _apply(projections, weights, measured, row, rows.size)
     return Instant(moment, rows, intensity, variance, sided, provisional)
+
+
+class _Parts(NamedTuple):
+    """Projections (n, translation, channel), 0 where not measured: intensity and variance as measured, the coarse part of the intensity,
+    and what the variance of that has in common with the measured one, and is. The last three are None where nothing is smoothed."""
+
+    intensity: np.ndarray
+    variance: np.ndarray
+    coarse: np.ndarray | None
+    shared: np.ndarray | None
+    spread: np.ndarray | None
+
+    def of(self, used: np.ndarray, columns: np.ndarray) -> "_Parts":
+        """Of some projections and translations."""
+        here = np.ix_(used, columns)
+        smoothed = (None if part is None else part[here] for part in self[2:])
+        return _Parts(self.intensity[here], self.variance[here], *smoothed)
+
+
+def _parts(projections: Projections, measured: np.ndarray, *, smoothed: bool) -> _Parts:
+    # a channel that is missing where others are measured makes NaN, as it must
+    intensity, variance = (np.where(measured[..., None], a, 0).astype(np.float32) for a in (projections.intensity, projections.variance))
+    if not smoothed:
+        return _Parts(intensity, variance, None, None, None)
+    coarse, shared, spread = (np.empty_like(intensity) for _ in range(3))
+    for i, there in enumerate(measured):
+        share = smoothing(there).astype(np.float32)
+        coarse[i], shared[i], spread[i] = share @ intensity[i], np.diag(share)[:, None] * variance[i], share**2 @ variance[i]
+    return _Parts(intensity, variance, coarse, shared, spread)
+
+
+def _combine(parts: _Parts, fine: np.ndarray, coarse: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Intensity and variance (row, translation, channel) of weights (m, row, n) for the fine part of projections, and for the coarse one.
+
+    With the smoothing S, a projection p contributes f (p - S p) + c S p = f p + d S p, where d = c - f.
+    """
+    intensity, variance = _sum(fine, parts.intensity), _sum(fine**2, parts.variance)
+    if coarse is not None and parts.coarse is not None and parts.shared is not None and parts.spread is not None:
+        excess = coarse - fine
+        intensity += _sum(excess, parts.coarse)
+        variance += 2 * _sum(fine * excess, parts.shared) + _sum(excess**2, parts.spread)
+    return intensity, variance
+
+
+def _sum(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Sums (row, translation, channel) of values (n, translation, channel) by weights (m, row, n), m = 1 or channel."""
+    if len(weights) == 1:
+        return np.tensordot(weights[0].astype(np.float32), values, 1)
+    return np.moveaxis(weights.astype(np.float32) @ np.moveaxis(values, 2, 0), 0, 2)
+
+
+def _shared(weights: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Weights (m, row, n) of weights (n, m) of projections, each in its ``own`` (n,) row alone."""
+    out = np.zeros((weights.shape[1], own.max() + 1, own.size))
+    out[:, own, np.arange(own.size)] = weights.T
+    return out
 
 
 def _alike_columns(progress: np.ndarray, measured: np.ndarray) -> list[np.ndarray]:
@@ -145,7 +204,7 @@ def _interpolation(at: np.ndarray, *, quadratic: bool) -> np.ndarray:
     return weights
 
 
-def _band_weights(angle: np.ndarray, progress: np.ndarray, moment: float, band: Band, rows: np.ndarray) -> np.ndarray:
+def _fine_weights(angle: np.ndarray, progress: np.ndarray, moment: float, band: Band, rows: np.ndarray) -> np.ndarray:
     """Weights (n, m) of the projections in the rows of their own angles, for each covariance of the band.
 
     What a neighbour adds to the prediction of an angle is the change between its own repetitions. It is added where it was measured, at
@@ -154,11 +213,26 @@ def _band_weights(angle: np.ndarray, progress: np.ndarray, moment: float, band: 
     share = dict(zip(rows.tolist(), angular_weights(rows).tolist(), strict=True))
     weights = np.zeros((angle.size, len(band.covariance)))
     for middle in np.unique(angle):
-        near = neighbours(angle, middle, band.change_deg, band.most)
-        at = angle[near]
-        own = band.weights(angles_apart(at[:, None], at), progress[near], angles_apart(at, middle), moment)
+        near, own = _predicted(angle, progress, moment, band, middle)
         weights[near] += own.T * share[float(middle)]
     return weights / np.array([share[a] for a in angle.tolist()])[:, None]
+
+
+def _coarse_weights(angle: np.ndarray, progress: np.ndarray, moment: float, band: Band) -> np.ndarray:
+    """Weights (m, row, n) of the projections in the row of each angle; what is coarse may be taken from where neighbours saw it."""
+    rows = np.unique(angle)
+    weights = np.zeros((len(band.covariance), rows.size, angle.size))
+    for i, middle in enumerate(rows):
+        near, own = _predicted(angle, progress, moment, band, middle)
+        weights[:, i, near] = own
+    return weights
+
+
+def _predicted(angle: np.ndarray, progress: np.ndarray, moment: float, band: Band, middle: float) -> tuple[np.ndarray, np.ndarray]:
+    """Which projections (k,) tell of an angle, and their weights (m, k)."""
+    near = neighbours(angle, middle, band.change_deg, band.most)
+    at = angle[near]
+    return near, band.weights(angles_apart(at[:, None], at), progress[near], angles_apart(at, middle), moment)
 
 
 def _sides(progress: np.ndarray, measured: np.ndarray, row: np.ndarray, moment: float) -> tuple[np.ndarray, bool]:
@@ -176,31 +250,3 @@ def _sides(progress: np.ndarray, measured: np.ndarray, row: np.ndarray, moment: 
         sided[number] = own.size == 0 or not own.min() <= moment <= own.max()
         provisional |= bool(sided[number] and own.size and abs(own[-1] - moment) <= abs(own[0] - moment))
     return sided, provisional
-
-
-def _apply(
-    projections: Projections, weights: np.ndarray, measured: np.ndarray, row: np.ndarray, n_rows: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted sums over the repetitions of each angle: intensity and variance (rotation, translation, q), float32.
-
-    ``weights`` (band, n, translation, m): of the fine part, and of the coarse part if there is one. With the smoothing S, a projection p
-    contributes f (p - S p) + c S p = f p + d S p, where d = c - f.
-    """
-    shape = (n_rows, *projections.intensity.shape[1:])
-    intensity, variance = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    for i in np.flatnonzero((weights != 0).any(axis=(0, 2, 3))):
-        where = measured[i]
-        values, spread = projections.intensity[i, where], projections.variance[i, where]
-        fine = weights[0, i, where].astype(np.float32)
-        made, square = fine * values, fine**2 * spread
-        if len(weights) > 1:
-            share = smoothing(where)[np.ix_(where, where)].astype(np.float32)
-            excess = weights[1, i, where].astype(np.float32) - fine
-            made += excess * (share @ values)
-            square += 2 * fine * excess * np.diag(share)[:, None] * spread + excess**2 * (share**2 @ spread)
-        intensity[row[i], where] += made
-        variance[row[i], where] += square
-    nothing = np.ones(shape[:2], bool)
-    np.logical_and.at(nothing, row, ~measured)
-    intensity[nothing] = variance[nothing] = np.nan
-    return intensity, variance

@@ -131,10 +131,23 @@ def neighbours(rotation_deg: np.ndarray, middle_deg: float, reach_deg: float, mo
 
 
 def smoothing(measured: np.ndarray) -> np.ndarray:
-    """What makes the coarse part of a projection of its cells (translation,): (translation, translation), of those that are measured."""
+    """What makes the coarse part of a projection of its cells (translation,): (translation, translation).
+
+    Cells that are not ``measured`` (translation,) are interpolated between those that are, and have no share.
+    """
     at = np.arange(measured.size)
-    share = np.exp(-0.5 * ((at[:, None] - at) / _BLUR) ** 2) * measured
-    return share / np.maximum(share.sum(axis=1, keepdims=True), 1e-300)
+    share = np.exp(-0.5 * ((at[:, None] - at) / _BLUR) ** 2)
+    share /= share.sum(axis=1, keepdims=True)
+    if measured.all() or not measured.any():
+        return share * measured
+    there = np.flatnonzero(measured)
+    left = np.clip(np.searchsorted(there, at, side="right") - 1, 0, max(there.size - 2, 0))
+    right = np.minimum(left + 1, there.size - 1)
+    part = np.clip((at - there[left]) / np.maximum(there[right] - there[left], 1), 0, 1)
+    filled = np.zeros((at.size, at.size))
+    np.add.at(filled, (at, there[left]), 1 - part)
+    np.add.at(filled, (at, there[right]), part)
+    return share @ filled
 
 
 def learn(
