@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from operandi.simulate.phantom import SPECIES, Cell, jelly_roll
+from operandi.simulate.phantom import SPECIES, Cell, Layout, jelly_roll
 from operandi.simulate.potentiostat import ChargeCurve, paper_curve
 from operandi.simulate.projections import line_integrals
 from operandi.stages.volumes import partial_volume
@@ -41,12 +41,12 @@ class Experiment:
         return rotation[order], *parts
 
 
-def measure(translations: int = 41, rotations: int = 30, fine: int = 5, golden: bool = False) -> Experiment:
+def measure(translations: int = 41, rotations: int = 30, fine: int = 5, golden: bool = False, layout: Layout | None = None) -> Experiment:
     """Ten sets of 12 min; the charge is the paper's."""
     assert SPECIES[: len(CHANNELS)] == CHANNELS
     pitch = 8.4 / (translations - 1)
     curve = paper_curve(SETS * SET_S)
-    cell = jelly_roll(translations * fine, pitch / fine)
+    cell = jelly_roll(translations * fine, pitch / fine, layout)
     offsets = (np.arange(translations) - (translations - 1) / 2) * pitch
     number = np.arange(SETS * rotations)
     which, row = np.divmod(number, rotations)
