@@ -13,7 +13,6 @@ import numpy as np
 
 from operandi.errors import ShapeError
 from operandi.stages.temporal import Band, TemporalModel, angles_apart, distinct_angles, neighbours, smoothing
-from operandi.stages.volumes import angular_weights
 
 Scheme = Literal["linear", "quadratic", "model"]
 
@@ -65,8 +64,7 @@ def instant_sinogram(projections: Projections, moment: float, scheme: Scheme = "
     moment : the wanted progress, in the unit of ``projections.progress``.
     scheme : ``linear`` between the two repetitions of an angle about the moment; ``quadratic`` through the three nearest, which keeps
         the curvature (linear outside); ``model``: the best linear prediction by ``model`` from all repetitions and the neighbouring angles.
-        Angles that never repeat (a golden-angle scan) need the model; their rows are the measured ones times their weight, which only
-        together make a frame.
+        Angles that never repeat (a golden-angle scan) need the model.
     model : what `learn` gave, for the scheme ``model``: of the same channels, or pooled, which serves any.
 
     Raises
@@ -100,10 +98,10 @@ def instant_sinogram(projections: Projections, moment: float, scheme: Scheme = "
             at, here = progress[used, columns[0]], np.ix_(np.unique(row[used]), columns)
             own = np.searchsorted(np.unique(row[used]), row[used])
             if model and scheme == "model":
-                fine = _shared(_fine_weights(angle[used], at, moment, model.fine, rows), own)
-                coarse = None if model.coarse is None else _coarse_weights(angle[used], at, moment, model.coarse)
+                fine = _predictions(angle[used], at, moment, model.fine)
+                coarse = None if model.coarse is None else _predictions(angle[used], at, moment, model.coarse)
             else:
-                fine, coarse = _shared(_repeated(own, at, moment, scheme)[:, None], own), None
+                fine, coarse = _repeated(own, at, moment, scheme), None
             intensity[here], variance[here] = _combine(parts.of(used, columns), fine, coarse)
     sided, provisional = _sides(progress, measured, row, moment)
     return Instant(moment, rows, intensity, variance, sided, provisional)
@@ -158,13 +156,6 @@ def _sum(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.moveaxis(weights.astype(np.float32) @ np.moveaxis(values, 2, 0), 0, 2)
 
 
-def _shared(weights: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """Weights (m, row, n) of weights (n, m) of projections, each in its ``own`` (n,) row alone."""
-    out = np.zeros((weights.shape[1], own.max() + 1, own.size))
-    out[:, own, np.arange(own.size)] = weights.T
-    return out
-
-
 def _alike_columns(progress: np.ndarray, measured: np.ndarray) -> list[np.ndarray]:
     """Translations in groups that were measured in the same projections at the same progress."""
     key = np.concatenate([np.where(measured, progress, 0.0), measured]).T
@@ -173,13 +164,13 @@ def _alike_columns(progress: np.ndarray, measured: np.ndarray) -> list[np.ndarra
 
 
 def _repeated(row: np.ndarray, progress: np.ndarray, moment: float, scheme: str) -> np.ndarray:
-    """Weights (n,) of the projections, of which those of one ``row`` (n,) repeat an angle."""
-    weights = np.zeros(row.size)
+    """Weights (1, row, n) of the projections, of which those of one ``row`` (n,) repeat an angle."""
+    weights = np.zeros((1, row.max() + 1, row.size))
     span = max(float(np.ptp(progress)), 1e-12)
     for number in np.unique(row):
         own = np.flatnonzero(row == number)
         own = own[np.argsort(progress[own], kind="stable")]
-        weights[own] = _interpolation((progress[own] - moment) / span, quadratic=scheme == "quadratic")
+        weights[0, number, own] = _interpolation((progress[own] - moment) / span, quadratic=scheme == "quadratic")
     return weights
 
 
@@ -204,35 +195,15 @@ def _interpolation(at: np.ndarray, *, quadratic: bool) -> np.ndarray:
     return weights
 
 
-def _fine_weights(angle: np.ndarray, progress: np.ndarray, moment: float, band: Band, rows: np.ndarray) -> np.ndarray:
-    """Weights (n, m) of the projections in the rows of their own angles, for each covariance of the band.
-
-    What a neighbour adds to the prediction of an angle is the change between its own repetitions. It is added where it was measured, at
-    the neighbour's angle: nothing is blurred, and rows stay independent of each other. A row's share of the frame is its angular weight.
-    """
-    share = dict(zip(rows.tolist(), angular_weights(rows).tolist(), strict=True))
-    weights = np.zeros((angle.size, len(band.covariance)))
-    for middle in np.unique(angle):
-        near, own = _predicted(angle, progress, moment, band, middle)
-        weights[near] += own.T * share[float(middle)]
-    return weights / np.array([share[a] for a in angle.tolist()])[:, None]
-
-
-def _coarse_weights(angle: np.ndarray, progress: np.ndarray, moment: float, band: Band) -> np.ndarray:
-    """Weights (m, row, n) of the projections in the row of each angle; what is coarse may be taken from where neighbours saw it."""
+def _predictions(angle: np.ndarray, progress: np.ndarray, moment: float, band: Band) -> np.ndarray:
+    """Weights (m, row, n) of the projections that predict each angle, for each covariance of the band."""
     rows = np.unique(angle)
     weights = np.zeros((len(band.covariance), rows.size, angle.size))
     for i, middle in enumerate(rows):
-        near, own = _predicted(angle, progress, moment, band, middle)
-        weights[:, i, near] = own
+        near = neighbours(angle, middle, band.change_deg, band.most)
+        at = angle[near]
+        weights[:, i, near] = band.weights(angles_apart(at[:, None], at), progress[near], angles_apart(at, middle), moment)
     return weights
-
-
-def _predicted(angle: np.ndarray, progress: np.ndarray, moment: float, band: Band, middle: float) -> tuple[np.ndarray, np.ndarray]:
-    """Which projections (k,) tell of an angle, and their weights (m, k)."""
-    near = neighbours(angle, middle, band.change_deg, band.most)
-    at = angle[near]
-    return near, band.weights(angles_apart(at[:, None], at), progress[near], angles_apart(at, middle), moment)
 
 
 def _sides(progress: np.ndarray, measured: np.ndarray, row: np.ndarray, moment: float) -> tuple[np.ndarray, bool]:
