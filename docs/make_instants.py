@@ -12,10 +12,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from reacting import CHANNELS, NOISE, SET_S, effective_times, measure, quadrant_difference  # noqa: E402
+from reacting import CHANNELS, NOISE, SET_S, effective_times_of_all, measure, quadrant_difference  # noqa: E402
 
-from operandi.stages.instants import Projections, instant_sinogram  # noqa: E402
-from operandi.stages.moments import refine_times, voxel_times  # noqa: E402
+from operandi.stages.instants import Projections, instant_sinogram, instant_sinograms  # noqa: E402
+from operandi.stages.moments import SINGLE, course_times, voxel_times  # noqa: E402
 from operandi.stages.temporal import learn  # noqa: E402
 from operandi.stages.volumes import partial_volume  # noqa: E402
 
@@ -56,22 +56,18 @@ def _panels(cell, noisy, measured, model) -> dict[str, np.ndarray]:
     channel = CHANNELS.index(CHANNEL)
     middle, (rotation, times, values) = (FRAME + 1) * SET_S, cell.window(FRAME, noisy)
     at = (rotation, cell.translation_mm, 0.0)
-    start, instant, end = (
-        instant_sinogram(measured, float(cell.curve.charge((FRAME + t) * SET_S)), "model", model) for t in (0.25, 1.0, 1.75)
-    )
-    change, variance = (a[..., [channel]] for a in (end.intensity - start.intensity, end.variance + start.variance))
-    moments = refine_times(voxel_times(times, *at), times, change, variance, *at)
+    when = ((FRAME + np.linspace(0, 2, 7)) * SET_S).tolist()
+    instants = instant_sinograms(measured, cell.curve.charge(np.array(when)).tolist(), "model", model)
+    instant = instants[3]
+    rows = np.searchsorted(instant.rotation_deg, rotation)
+    course = np.stack([one.intensity[rows] for one in instants])
+    found = course_times(voxel_times(times, *at), times, course, when, instants[3].variance[rows], (*at, "ramp"))
     seconds = (FRAME - 0.5 + np.linspace(0, 3, 25)) * SET_S
-    series = np.stack([cell.frozen(t)[..., channel] for t in seconds])
-    clean = partial_volume(cell.window(FRAME, cell.sinograms)[2], *at)[..., channel]
-    changes = np.abs(series[-5] - series[4])
-    unclear = changes < 0.25 * np.percentile(changes, 99)
-    effective = np.where(unclear, np.nan, effective_times(series, seconds, clean, middle))
-    shown = np.where(unclear, np.nan, moments)
-    good = np.isfinite(effective)
-    print(
-        f"voxel times, {CHANNEL}: correlation with the truth {np.corrcoef(moments[good], effective[good])[0, 1]:.3f}, {good.sum()} voxels"
-    )
+    series = np.stack([cell.frozen(t) for t in seconds])
+    changes = np.linalg.norm(series[-5] - series[4], axis=-1)
+    unclear = (changes < 0.25 * np.percentile(changes, 99)) | (found.bend > SINGLE)
+    clean = partial_volume(cell.window(FRAME, cell.sinograms)[2], *at)
+    effective, shown = (np.where(unclear, np.nan, a) for a in (effective_times_of_all(series, seconds, clean), found.mean))
     truth = cell.frozen(middle)[..., channel]
     sliding = partial_volume(values, *at)[..., channel]
     now = partial_volume(instant.intensity, *at)[..., channel]

@@ -156,7 +156,7 @@ def shifted(accident: Accident, name: str, clock: dict[str, Any], offset_s: floa
     zone = accident.beamtime.experiment.potentiostat.timezone
     clocks = {"clock_offset_s": offset_s, "drift_ppm": drift_ppm}
     log = PotentiostatLog(file, accident.curve, first_image_s=accident.first_image_s, timezone=zone, **clocks)
-    log.advance(accident.first_image_s + plan_schedule(accident.beamtime.experiment).duration_s + 300)
+    log.advance(accident.first_image_s + accident.curve.elapsed_s[-1] + 300)
     log.close()
     return accident.beamtime.changed(name + ".yml", potentiostat={"file": str(file), **clock})
 
@@ -211,7 +211,7 @@ WAYS = {"voltage": {"clock_offset_s": "voltage"}, "marker": {"clock_offset_s": "
 def test_offset_and_drift_of_the_clock_are_found_and_every_image_has_its_charge(service, catalog, long_run, way, offset_s):
     name = f"drift-{way}-{offset_s:g}"
     experiment = shifted(long_run, name, {**WAYS[way], "clock_stream": "cell", "clock_key": "reading"}, offset_s, DRIFT_PPM)
-    duration_s = plan_schedule(experiment).duration_s
+    duration_s = long_run.curve.elapsed_s[-1]
     elapsed = np.arange(-60.0, duration_s + 60, 2.0)
     noise = np.random.default_rng(1).normal(0, 1e-4, len(elapsed))
     on = (elapsed >= 0) & (elapsed < duration_s)

@@ -6,6 +6,7 @@ the channel, where the model holds one covariance for each), and so is its varia
 projection each; what comes out is reconstructed like any sinogram.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -72,8 +73,16 @@ def instant_sinogram(projections: Projections, moment: float, scheme: Scheme = "
     ShapeError
         The scheme is unknown, needs a model or one of other channels, or needs angles that repeat; the moment is not finite.
     """
-    if not np.isfinite(moment):
-        raise ShapeError(f"the moment is {moment}: give a charge or a time")
+    return instant_sinograms(projections, [moment], scheme, model)[0]
+
+
+def instant_sinograms(
+    projections: Projections, moments: Sequence[float], scheme: Scheme = "model", model: TemporalModel | None = None
+) -> list[Instant]:
+    """The sinograms of several moments, for not much more than the cost of one; see `instant_sinogram`."""
+    wanted = np.array(moments, float)
+    if not np.isfinite(wanted).all():
+        raise ShapeError(f"the moment is {wanted[~np.isfinite(wanted)][0]}: give a charge or a time")
     if scheme not in ("linear", "quadratic", "model"):
         raise ShapeError(f"there is no scheme {scheme!r}; choose linear, quadratic or model")
     if scheme == "model" and model is None:
@@ -91,20 +100,30 @@ def instant_sinogram(projections: Projections, moment: float, scheme: Scheme = "
     progress = np.broadcast_to(projections.progress.reshape(len(angle), -1), measured.shape)
     measured &= np.isfinite(progress) & np.isfinite(projections.rotation_deg)[:, None]
     parts = _parts(projections, measured, smoothed=model is not None and scheme == "model" and model.coarse is not None)
-    intensity, variance = np.full((2, rows.size, *projections.intensity.shape[1:]), np.nan, np.float32)
+    intensity, variance = np.full((2, wanted.size, rows.size, *projections.intensity.shape[1:]), np.nan, np.float32)
     for columns in _alike_columns(progress, measured):
         used = np.flatnonzero(measured[:, columns[0]])
-        if used.size:
-            at, here = progress[used, columns[0]], np.ix_(np.unique(row[used]), columns)
-            own = np.searchsorted(np.unique(row[used]), row[used])
-            if model and scheme == "model":
-                fine = _predictions(angle[used], at, moment, model.fine)
-                coarse = None if model.coarse is None else _predictions(angle[used], at, moment, model.coarse)
-            else:
-                fine, coarse = _repeated(own, at, moment, scheme), None
-            intensity[here], variance[here] = _combine(parts.of(used, columns), fine, coarse)
-    sided, provisional = _sides(progress, measured, row, moment)
-    return Instant(moment, rows, intensity, variance, sided, provisional)
+        if not used.size:
+            continue
+        at, (there, own) = progress[used, columns[0]], np.unique(row[used], return_inverse=True)
+        weights = _weights(angle[used], own, at, wanted, scheme, model)
+        some = parts.of(used, columns)
+        for i, (fine, coarse) in enumerate(weights):
+            here = np.ix_(there, columns)
+            intensity[i][here], variance[i][here] = _combine(some, fine, coarse)
+    sides = [_sides(progress, measured, row, float(moment)) for moment in wanted]
+    return [Instant(float(wanted[i]), rows, intensity[i], variance[i], *sides[i]) for i in range(wanted.size)]
+
+
+def _weights(
+    angle: np.ndarray, own: np.ndarray, progress: np.ndarray, moments: np.ndarray, scheme: Scheme, model: TemporalModel | None
+) -> list[tuple[np.ndarray, np.ndarray | None]]:
+    """For each moment the weights (m, row, n) of the fine part of the projections, and of the coarse part where there is one."""
+    if scheme != "model" or model is None:
+        return [(_repeated(own, progress, float(moment), scheme), None) for moment in moments]
+    fine = _predictions(angle, progress, moments, model.fine)
+    coarse = [None] * len(moments) if model.coarse is None else _predictions(angle, progress, moments, model.coarse)
+    return list(zip(fine, coarse, strict=True))
 
 
 class _Parts(NamedTuple):
@@ -195,14 +214,14 @@ def _interpolation(at: np.ndarray, *, quadratic: bool) -> np.ndarray:
     return weights
 
 
-def _predictions(angle: np.ndarray, progress: np.ndarray, moment: float, band: Band) -> np.ndarray:
-    """Weights (m, row, n) of the projections that predict each angle, for each covariance of the band."""
+def _predictions(angle: np.ndarray, progress: np.ndarray, moments: np.ndarray, band: Band) -> np.ndarray:
+    """Weights (moment, m, row, n) of the projections that predict each angle, for each covariance of the band."""
     rows = np.unique(angle)
-    weights = np.zeros((len(band.covariance), rows.size, angle.size))
+    weights = np.zeros((moments.size, len(band.covariance), rows.size, angle.size))
     for i, middle in enumerate(rows):
         near = neighbours(angle, middle, band.change_deg, band.most)
         at = angle[near]
-        weights[:, i, near] = band.weights(angles_apart(at[:, None], at), progress[near], angles_apart(at, middle), moment)
+        weights[:, :, i, near] = band.weights(angles_apart(at[:, None], at), progress[near], angles_apart(at, middle), moments)
     return weights
 
 

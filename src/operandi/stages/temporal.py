@@ -58,12 +58,14 @@ class Band:
         changing = splines(first, self.knots) @ self.covariance @ splines(second, self.knots).T
         return _static(self, apart_deg) + _alike(apart_deg, self.change_deg) * changing
 
-    def weights(self, apart_deg: np.ndarray, progress: np.ndarray, from_deg: np.ndarray, moment: float) -> np.ndarray:
-        """Weights (m, n), sum 1, of projections at ``progress`` (n,) that give the one ``from_deg`` (n,) away at ``moment``."""
+    def weights(self, apart_deg: np.ndarray, progress: np.ndarray, from_deg: np.ndarray, moments: np.ndarray) -> np.ndarray:
+        """Weights (moment, m, n), sum 1, of projections at ``progress`` (n,) that give the one ``from_deg`` (n,) away at ``moments``."""
         noise = self.noise[:, None, None] * np.eye(progress.size)
-        wanted = self.prior(from_deg[:, None], progress, np.array([moment]))
-        solved = np.linalg.solve(self.prior(apart_deg, progress, progress) + noise, np.concatenate([wanted, np.ones_like(wanted)], axis=2))
-        simple, constant = solved[..., 0], solved[..., 1]
+        wanted = self.prior(from_deg[:, None], progress, moments)
+        solved = np.linalg.solve(
+            self.prior(apart_deg, progress, progress) + noise, np.concatenate([wanted, np.ones_like(wanted[..., :1])], 2)
+        )
+        simple, constant = np.moveaxis(solved[..., :-1], 2, 0), solved[..., -1]
         lacking = 1 - simple.sum(axis=-1, keepdims=True)
         return simple + constant * lacking / constant.sum(axis=-1, keepdims=True)
 
@@ -84,11 +86,6 @@ class TemporalModel:
     def channels(self) -> int:
         """Of how many channels it holds a covariance each; 1: one for all."""
         return len(self.fine.covariance)
-
-    @property
-    def repeats(self) -> bool:
-        """Whether angles are measured again, so that nothing need be assumed of what does not change."""
-        return self.fine.repeats
 
 
 class Groups(NamedTuple):
