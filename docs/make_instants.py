@@ -36,7 +36,15 @@ def main() -> None:
     print("frame  charge, mAh  error of the instant / sliding: linear  quadratic  model   asymmetry: linear  quadratic  model")
     for frame in range(9):
         print(_row(cell, noisy, measured, model, frame))
-    _draw(_panels(cell, noisy, measured, model), cell)
+    print("frame  correlation of the voxels' moments with the truth: all that change  of a single moment   share of these")
+    for frame in range(9):
+        found, effective, clear, bend = moments = _moments(cell, noisy, measured, model, frame)
+        single = clear & (bend < SINGLE)
+        of_all, of_single = (np.corrcoef(found[chosen], effective[chosen])[0, 1] for chosen in (clear, single))
+        print(f"{frame + 1}  {of_all:.2f}  {of_single:.2f}  {single.sum() / clear.sum():.2f}")
+        if frame == FRAME:
+            drawn = moments
+    _draw(_panels(cell, noisy, measured, model, drawn), cell)
 
 
 def _row(cell, noisy, measured, model, frame) -> str:
@@ -52,26 +60,32 @@ def _row(cell, noisy, measured, model, frame) -> str:
     return f"{frame + 1}  {charge:.2f}  " + "  ".join(f"{value:.2f}" for value in errors + asymmetries)
 
 
-def _panels(cell, noisy, measured, model) -> dict[str, np.ndarray]:
-    channel = CHANNELS.index(CHANNEL)
-    middle, (rotation, times, values) = (FRAME + 1) * SET_S, cell.window(FRAME, noisy)
+def _moments(cell, noisy, measured, model, frame) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of every voxel the moment, that of the truth, which voxels change clearly, and the bend of their course."""
+    rotation, times, _ = cell.window(frame, noisy)
     at = (rotation, cell.translation_mm, 0.0)
-    when = ((FRAME + np.linspace(0, 2, 7)) * SET_S).tolist()
+    when = ((frame + np.linspace(0, 2, 7)) * SET_S).tolist()
     instants = instant_sinograms(measured, cell.curve.charge(np.array(when)).tolist(), "model", model)
-    instant = instants[3]
-    rows = np.searchsorted(instant.rotation_deg, rotation)
+    rows = np.searchsorted(instants[0].rotation_deg, rotation)
     course = np.stack([one.intensity[rows] for one in instants])
     found = course_times(voxel_times(times, *at), times, course, when, instants[3].variance[rows], (*at, "ramp"))
-    seconds = (FRAME - 0.5 + np.linspace(0, 3, 25)) * SET_S
+    seconds = (frame - 0.5 + np.linspace(0, 3, 25)) * SET_S
     series = np.stack([cell.frozen(t) for t in seconds])
-    changes = np.linalg.norm(series[-5] - series[4], axis=-1)
-    unclear = (changes < 0.25 * np.percentile(changes, 99)) | (found.bend > SINGLE)
-    clean = partial_volume(cell.window(FRAME, cell.sinograms)[2], *at)
-    effective, shown = (np.where(unclear, np.nan, a) for a in (effective_times_of_all(series, seconds, clean), found.mean))
+    change = np.linalg.norm(series[-5] - series[4], axis=-1)
+    shown = partial_volume(cell.window(frame, cell.sinograms)[2], *at)
+    return found.mean, effective_times_of_all(series, seconds, shown), change > 0.25 * np.percentile(change, 99), found.bend
+
+
+def _panels(cell, noisy, measured, model, moments) -> dict[str, np.ndarray]:
+    channel = CHANNELS.index(CHANNEL)
+    middle, (rotation, _, values) = (FRAME + 1) * SET_S, cell.window(FRAME, noisy)
+    instant = instant_sinogram(measured, float(cell.curve.charge(middle)), "model", model)
     truth = cell.frozen(middle)[..., channel]
-    sliding = partial_volume(values, *at)[..., channel]
-    now = partial_volume(instant.intensity, *at)[..., channel]
-    moved = {"moments": (shown - middle) / 60, "effective": (effective - middle) / 60}
+    sliding = partial_volume(values, rotation, cell.translation_mm, 0.0)[..., channel]
+    now = partial_volume(instant.intensity, instant.rotation_deg, cell.translation_mm, 0.0)[..., channel]
+    found, effective, clear, bend = moments
+    unclear = ~clear | (bend > SINGLE)
+    moved = {name: np.where(unclear, np.nan, times - middle) / 60 for name, times in (("moments", found), ("effective", effective))}
     return {"truth": truth, "sliding": sliding, "instant": now, **moved}
 
 
