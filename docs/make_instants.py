@@ -137,7 +137,7 @@ def _quadrants(axis, panels: dict[str, np.ndarray]) -> None:
     axis.axhline(0, color="black", lw=0.8)
     axis.set_xticks(range(4), ["top\nright", "top\nleft", "bottom\nleft", "bottom\nright"], fontsize=8)
     axis.set_ylabel("mean error in the windings, 10⁻³")
-    axis.legend(fontsize=8, frameon=False, loc="lower right")
+    axis.legend(fontsize=8, frameon=False, loc="lower right", handlelength=0.8, handletextpad=0.4, borderaxespad=0)
     axis.spines[["top", "right"]].set_visible(False)
 
 
