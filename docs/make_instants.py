@@ -12,10 +12,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from reacting import CHANNELS, NOISE, SET_S, effective_times, measure, quadrant_difference  # noqa: E402
+from reacting import CHANNELS, NOISE, SET_S, effective_times_of_all, measure, quadrant_difference  # noqa: E402
 
-from operandi.stages.instants import Projections, instant_sinogram  # noqa: E402
-from operandi.stages.moments import refine_times, voxel_times  # noqa: E402
+from operandi.stages.instants import Projections, instant_sinogram, instant_sinograms  # noqa: E402
+from operandi.stages.moments import SINGLE, course_times, voxel_times  # noqa: E402
 from operandi.stages.temporal import learn  # noqa: E402
 from operandi.stages.volumes import partial_volume  # noqa: E402
 
@@ -36,7 +36,15 @@ def main() -> None:
     print("frame  charge, mAh  error of the instant / sliding: linear  quadratic  model   asymmetry: linear  quadratic  model")
     for frame in range(9):
         print(_row(cell, noisy, measured, model, frame))
-    _draw(_panels(cell, noisy, measured, model), cell)
+    print("frame  correlation of the voxels' moments with the truth: all that change  of a single moment   share of these")
+    for frame in range(9):
+        found, effective, clear, bend = moments = _moments(cell, noisy, measured, model, frame)
+        single = clear & (bend < SINGLE)
+        of_all, of_single = (np.corrcoef(found[chosen], effective[chosen])[0, 1] for chosen in (clear, single))
+        print(f"{frame + 1}  {of_all:.2f}  {of_single:.2f}  {single.sum() / clear.sum():.2f}")
+        if frame == FRAME:
+            drawn = moments
+    _draw(_panels(cell, noisy, measured, model, drawn), cell)
 
 
 def _row(cell, noisy, measured, model, frame) -> str:
@@ -52,30 +60,32 @@ def _row(cell, noisy, measured, model, frame) -> str:
     return f"{frame + 1}  {charge:.2f}  " + "  ".join(f"{value:.2f}" for value in errors + asymmetries)
 
 
-def _panels(cell, noisy, measured, model) -> dict[str, np.ndarray]:
-    channel = CHANNELS.index(CHANNEL)
-    middle, (rotation, times, values) = (FRAME + 1) * SET_S, cell.window(FRAME, noisy)
+def _moments(cell, noisy, measured, model, frame) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of every voxel the moment, that of the truth, which voxels change clearly, and the bend of their course."""
+    rotation, times, _ = cell.window(frame, noisy)
     at = (rotation, cell.translation_mm, 0.0)
-    start, instant, end = (
-        instant_sinogram(measured, float(cell.curve.charge((FRAME + t) * SET_S)), "model", model) for t in (0.25, 1.0, 1.75)
-    )
-    change, variance = (a[..., [channel]] for a in (end.intensity - start.intensity, end.variance + start.variance))
-    moments = refine_times(voxel_times(times, *at), times, change, variance, *at)
-    seconds = (FRAME - 0.5 + np.linspace(0, 3, 25)) * SET_S
-    series = np.stack([cell.frozen(t)[..., channel] for t in seconds])
-    clean = partial_volume(cell.window(FRAME, cell.sinograms)[2], *at)[..., channel]
-    changes = np.abs(series[-5] - series[4])
-    unclear = changes < 0.25 * np.percentile(changes, 99)
-    effective = np.where(unclear, np.nan, effective_times(series, seconds, clean, middle))
-    shown = np.where(unclear, np.nan, moments)
-    good = np.isfinite(effective)
-    print(
-        f"voxel times, {CHANNEL}: correlation with the truth {np.corrcoef(moments[good], effective[good])[0, 1]:.3f}, {good.sum()} voxels"
-    )
+    when = ((frame + np.linspace(0, 2, 7)) * SET_S).tolist()
+    instants = instant_sinograms(measured, cell.curve.charge(np.array(when)).tolist(), "model", model)
+    rows = np.searchsorted(instants[0].rotation_deg, rotation)
+    course = np.stack([one.intensity[rows] for one in instants])
+    found = course_times(voxel_times(times, *at), times, course, when, instants[3].variance[rows], (*at, "ramp"))
+    seconds = (frame - 0.5 + np.linspace(0, 3, 25)) * SET_S
+    series = np.stack([cell.frozen(t) for t in seconds])
+    change = np.linalg.norm(series[-5] - series[4], axis=-1)
+    shown = partial_volume(cell.window(frame, cell.sinograms)[2], *at)
+    return found.mean, effective_times_of_all(series, seconds, shown), change > 0.25 * np.percentile(change, 99), found.bend
+
+
+def _panels(cell, noisy, measured, model, moments) -> dict[str, np.ndarray]:
+    channel = CHANNELS.index(CHANNEL)
+    middle, (rotation, _, values) = (FRAME + 1) * SET_S, cell.window(FRAME, noisy)
+    instant = instant_sinogram(measured, float(cell.curve.charge(middle)), "model", model)
     truth = cell.frozen(middle)[..., channel]
-    sliding = partial_volume(values, *at)[..., channel]
-    now = partial_volume(instant.intensity, *at)[..., channel]
-    moved = {"moments": (shown - middle) / 60, "effective": (effective - middle) / 60}
+    sliding = partial_volume(values, rotation, cell.translation_mm, 0.0)[..., channel]
+    now = partial_volume(instant.intensity, instant.rotation_deg, cell.translation_mm, 0.0)[..., channel]
+    found, effective, clear, bend = moments
+    unclear = ~clear | (bend > SINGLE)
+    moved = {name: np.where(unclear, np.nan, times - middle) / 60 for name, times in (("moments", found), ("effective", effective))}
     return {"truth": truth, "sliding": sliding, "instant": now, **moved}
 
 
@@ -127,7 +137,7 @@ def _quadrants(axis, panels: dict[str, np.ndarray]) -> None:
     axis.axhline(0, color="black", lw=0.8)
     axis.set_xticks(range(4), ["top\nright", "top\nleft", "bottom\nleft", "bottom\nright"], fontsize=8)
     axis.set_ylabel("mean error in the windings, 10⁻³")
-    axis.legend(fontsize=8, frameon=False, loc="lower right")
+    axis.legend(fontsize=8, frameon=False, loc="lower right", handlelength=0.8, handletextpad=0.4, borderaxespad=0)
     axis.spines[["top", "right"]].set_visible(False)
 
 

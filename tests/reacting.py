@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.interpolate import CubicSpline
 
-from operandi.simulate.phantom import SPECIES, Cell, jelly_roll
+from operandi.simulate.phantom import SPECIES, Cell, Layout, jelly_roll
 from operandi.simulate.potentiostat import ChargeCurve, paper_curve
 from operandi.simulate.projections import line_integrals
 from operandi.stages.volumes import partial_volume
@@ -41,12 +42,12 @@ class Experiment:
         return rotation[order], *parts
 
 
-def measure(translations: int = 41, rotations: int = 30, fine: int = 5, golden: bool = False) -> Experiment:
+def measure(translations: int = 41, rotations: int = 30, fine: int = 5, golden: bool = False, layout: Layout | None = None) -> Experiment:
     """Ten sets of 12 min; the charge is the paper's."""
     assert SPECIES[: len(CHANNELS)] == CHANNELS
     pitch = 8.4 / (translations - 1)
     curve = paper_curve(SETS * SET_S)
-    cell = jelly_roll(translations * fine, pitch / fine)
+    cell = jelly_roll(translations * fine, pitch / fine, layout)
     offsets = (np.arange(translations) - (translations - 1) / 2) * pitch
     number = np.arange(SETS * rotations)
     which, row = np.divmod(number, rotations)
@@ -84,3 +85,9 @@ def effective_times(volumes: np.ndarray, times_s: np.ndarray, frame: np.ndarray,
     nearest = away.argmin(axis=0)[None]
     found = np.take_along_axis(at, nearest, axis=0)[0]
     return np.where(np.isfinite(away.min(axis=0)), found, np.nan)
+
+
+def effective_times_of_all(volumes: np.ndarray, times_s: np.ndarray, frame: np.ndarray) -> np.ndarray:
+    """When the true series (time, y, x, channel) of each voxel is nearest to the frame (y, x, channel) in all channels together."""
+    fine = np.linspace(times_s[0], times_s[-1], 601)
+    return fine[((CubicSpline(times_s, volumes)(fine) - frame) ** 2).sum(axis=-1).argmin(axis=0)]

@@ -13,7 +13,7 @@ from operandi.client import Result
 from operandi.experiment import Experiment
 from operandi.runner import Callback, Status
 from operandi.simulate.beamline import plan_schedule
-from operandi.simulate.potentiostat import ROW_S, ChargeCurve, PotentiostatLog, discharged_by_accident, paper_curve
+from operandi.simulate.potentiostat import REST_V, ROW_S, ChargeCurve, PotentiostatLog, discharged_by_accident, paper_curve
 from operandi.sources import replay as sources
 from operandi.sources.potentiostat import read_potentiostat, to_log
 from operandi.stages.charge import Log
@@ -21,7 +21,7 @@ from operandi.stages.routes import describes
 from operandi.worker import make_sink, replay, run_worker
 
 SETS, START_S, DISCHARGE_S, CURRENT_MA = 3, 900.0, 120.0, 30.0
-OFFSET_S = 61.0
+OFFSET_S, DRIFT_PPM = 61.0, 50.0
 Document = tuple[str, dict[str, Any]]
 
 
@@ -150,12 +150,13 @@ def recorded(accident: Accident, columns: dict[str, Any], times: np.ndarray, *, 
             )
 
 
-def shifted(accident: Accident, name: str, clock: dict[str, Any]) -> Experiment:
-    """The experiment with a log whose clock is 61 s behind, and a way to find that out."""
+def shifted(accident: Accident, name: str, clock: dict[str, Any], offset_s: float = OFFSET_S, drift_ppm: float = 0.0) -> Experiment:
+    """The experiment with a log whose clock is behind, and a way to find out by how much."""
     file = accident.beamtime.file.with_name(name + ".mpt")
     zone = accident.beamtime.experiment.potentiostat.timezone
-    log = PotentiostatLog(file, accident.curve, first_image_s=accident.first_image_s, timezone=zone, clock_offset_s=OFFSET_S)
-    log.advance(accident.first_image_s + plan_schedule(accident.beamtime.experiment).duration_s + 300)
+    clocks = {"clock_offset_s": offset_s, "drift_ppm": drift_ppm}
+    log = PotentiostatLog(file, accident.curve, first_image_s=accident.first_image_s, timezone=zone, **clocks)
+    log.advance(accident.first_image_s + accident.curve.elapsed_s[-1] + 300)
     log.close()
     return accident.beamtime.changed(name + ".yml", potentiostat={"file": str(file), **clock})
 
@@ -191,6 +192,40 @@ def test_the_beamlines_own_voltage_tells_the_offset_of_the_clock(service, catalo
     assert tag_error(result, accident) <= ROW_S
 
 
+@pytest.fixture(scope="module")
+def long_run(service) -> Accident:
+    """A run of thirty hours, in which a clock that drifts by 50 ppm goes wrong by more than a row of the log."""
+    prepared = prepare(service.storage / "long", service.uri, sets=SETS, exposure_s=400.0)
+    curve = paper_curve(plan_schedule(prepared.experiment).duration_s)
+    curve = discharged_by_accident(curve, start_s=80_000.0, discharge_s=1200.0, current_ma=3.0)
+    measured = measure(prepared, echem=curve)
+    log = log_of(prepared.experiment)
+    return Accident(measured, curve, "", float(log.time[np.abs(log.current) > 0][0]))
+
+
+WAYS = {"voltage": {"clock_offset_s": "voltage"}, "marker": {"clock_offset_s": "marker", "marker_falls": True}}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("offset_s", [3600.0, 37.0, 0.5])
+def test_offset_and_drift_of_the_clock_are_found_and_every_image_has_its_charge(service, catalog, long_run, way, offset_s):
+    name = f"drift-{way}-{offset_s:g}"
+    experiment = shifted(long_run, name, {**WAYS[way], "clock_stream": "cell", "clock_key": "reading"}, offset_s, DRIFT_PPM)
+    duration_s = long_run.curve.elapsed_s[-1]
+    elapsed = np.arange(-60.0, duration_s + 60, 2.0)
+    noise = np.random.default_rng(1).normal(0, 1e-4, len(elapsed))
+    on = (elapsed >= 0) & (elapsed < duration_s)
+    cell = np.where(elapsed < 0, REST_V, long_run.curve.voltage(elapsed)) + noise
+    reading = {"voltage": cell, "marker": on}[way]
+    documents = recorded(long_run, {"reading": reading}, long_run.first_image_s + elapsed)
+    result = catalog.results[replay(experiment, documents, api_key=service.api_key)]
+    clock = result.metadata["clock"]
+    assert abs(clock["offset_s"] - offset_s) <= ROW_S
+    assert clock["drift_ppm"] == pytest.approx(DRIFT_PPM, abs=ROW_S / duration_s * 1e6)  # a row of the log over the whole run
+    assert tag_error(result, long_run) <= ROW_S
+    assert (result.steps["quality"] == "complete").all()
+
+
 def test_without_its_marker_the_charge_is_unknown_and_nothing_is_placed_wrongly(service, catalog, accident):
     experiment = shifted(accident, "none", {"clock_offset_s": "marker", "clock_stream": "cell", "clock_key": "pulse"})
     result = catalog.results[replay(experiment, accident.documents(), api_key=service.api_key)]
@@ -212,6 +247,23 @@ def test_a_stream_of_the_run_is_a_log(service, catalog, accident):
     assert (result.steps["quality"] == "complete").all()
     assert tag_error(result, accident) <= ROW_S
     assert result.echem["current"].min() == pytest.approx(-CURRENT_MA, rel=0.05)
+
+
+def test_a_cell_that_grows_hot_is_told_of_and_the_result_is_the_same(service, catalog, accident):
+    watched = accident.beamtime.changed("hot.yml", guardian={"temperature_key": "cell_temperature", "temperature_stream": "cell"})
+    times = accident.first_image_s + np.arange(0.0, 1200.0, 10.0)
+    documents = recorded(accident, {"cell_temperature": np.linspace(300.0, 330.0, len(times))}, times, units={"cell_temperature": "K"})
+    result = Result(catalog.client["hot", replay(watched, documents, api_key=service.api_key, root="hot")])
+    hot = result.events[result.events["rule"].str.startswith("temperature")]
+    assert hot[["rule", "change"]].to_numpy().tolist() == [["temperature_high", "begins"]]
+    assert hot["time"].iloc[0] - accident.first_image_s == pytest.approx(1190 * (318.15 - 300) / 30, abs=10)
+    assert result.digest() == catalog.results[accident.key].digest()
+
+
+def test_a_temperature_that_the_run_does_not_hold_is_told_once(service, accident, caplog):
+    watched = accident.beamtime.changed("blind.yml", guardian={"temperature_key": "cell_temperature", "temperature_stream": "cell"})
+    replay(watched, accident.documents(), api_key=service.api_key, root="blind")
+    assert caplog.text.count("the temperature is not watched: the run has no stream 'cell'") == 1
 
 
 def test_a_log_that_is_damaged_costs_the_charge_and_not_the_run(service, catalog, accident, caplog):

@@ -71,3 +71,20 @@ def test_a_real_measurement_is_drawn_and_told():
     log = read_potentiostat(shared_file("echem_biologic/yadg_bcd.issue_241.mpt"), timezone="Europe/Paris")
     draw_echem(log).savefig(io.BytesIO(), format="png", dpi=50)
     assert sum("CC" in line for line in summary(log)) >= 2
+
+
+def test_where_the_log_is_silent_nothing_is_drawn_or_shaded():
+    whole = dataset()
+    torn = whole.isel(time=np.r_[:60, 140:200])
+    panel = draw_echem(torn).axes[0]
+    minutes, volts = panel.lines[0].get_data()
+    assert np.flatnonzero(np.isnan(minutes)).tolist() == np.flatnonzero(np.isnan(volts)).tolist() == [60]
+    shaded = np.concatenate([path.get_extents().intervalx for kind in panel.collections[:2] for path in kind.get_paths()]).reshape(-1, 2)
+    assert not ((shaded[:, 0] < 15) & (shaded[:, 1] > 15)).any()  # rows 60 to 140 are the minutes 10 to 23
+
+
+def test_the_columns_of_the_steps_stay_in_line_whatever_the_phases_are_called():
+    whole = dataset()
+    flipped = whole.assign(current=whole.current.where(np.arange(len(whole.time)) % 2 == 0, -whole.current))
+    table = summary(flipped)[-5:]
+    assert len({len(line) for line in table}) == 1

@@ -249,8 +249,8 @@ class Result:
 
     @property
     def moments(self) -> xr.Dataset:
-        """The moment of every voxel (frame, y, x): ``time`` and its ``spread``, s, and ``charge`` and ``voltage`` at that time.
-
+        """The moment of every voxel (frame, y, x): ``time`` and its ``spread``, s, and ``charge`` and ``voltage`` at that time;
+        ``bend`` above 0.3: the voxel's course turns within the frame, there is no single moment.
         ``provisional``: of geometry alone; what is measured refines it when the next sets are there. The same holds for `instants`.
         """
         return self._unfinished(self._frames("moments").compute())

@@ -81,7 +81,8 @@ def run_demo(
     if json_file is not None:
         json_file.write_text(json.dumps(figures, indent=2) + "\n")
     console.print(f"\n{figures['seconds']:.0f} s in all. Montage: [bold]{folder / 'montage.png'}[/]. Open the result again with\n")
-    print(f'import operandi; result = operandi.open("{os.path.relpath(folder)}").latest()')
+    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    print(f'import operandi; result = operandi.open("{shown}").latest()')
     return figures
 
 

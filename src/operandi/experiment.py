@@ -403,6 +403,10 @@ class Guardian(_Section):
     """Lowest voltage allowed."""
     voltage_max_v: float | None = 4.25
     """Highest voltage allowed."""
+    temperature_key: str | None = None
+    """Data key of the cell's temperature, in °C or, where its units say so, in K; null where none is read."""
+    temperature_stream: str | None = None
+    """Stream of the run that holds temperature_key; null: that of the images."""
     temperature_min_c: float | None = 10.0
     """Lowest temperature allowed, where one is read."""
     temperature_max_c: float | None = 45.0

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from operandi.stages.charge import PHASES, Log, phases
+from operandi.stages.charge import PHASES, Log, longest_gap, phases
 
 _PANELS = (("voltage", "Voltage", "V", "#1f4e79"), ("current", "Current", "mA", "#a23b3b"), ("charge", "Charge", "mAh", "#3b7a3b"))
 _SHADES = ("#ececec", "#d3e4f5", "#e9dcf5", "#fbe0c8", "#fbf0b8")
@@ -23,6 +23,8 @@ _MOST_STEPS = 40
 
 def draw_echem(dataset: xr.Dataset) -> Figure:
     """Voltage, current and charge over time, shaded by the phase of the cycle; steps of the protocol are parted by lines and numbered.
+
+    Where the log has no rows for long, nothing is drawn.
 
     Parameters
     ----------
@@ -37,16 +39,23 @@ def draw_echem(dataset: xr.Dataset) -> Figure:
     elapsed = dataset["time"].values - dataset["time"].values[0]
     second, unit = next((scale, name) for most, scale, name in _TIMES if elapsed[-1] <= most)
     time, stretches, labels = elapsed / second, list(_stretches(dataset["step"].values)), phases(_log(dataset))
+    silent = np.flatnonzero(np.diff(elapsed) > longest_gap(elapsed)) + 1
     figure = Figure(figsize=(10, 7), layout="constrained")
     panels = figure.subplots(len(_PANELS), 1, sharex=True)
     for panel, (name, quantity, of, colour) in zip(panels, _PANELS, strict=True):
-        _shade(panel, time, labels)
+        _shade(panel, time, labels, longest_gap(elapsed) / second)
         if len(stretches) <= _MOST_STEPS:
             panel.vlines(
                 [time[first] for first, _ in stretches[1:]], 0, 1, transform=panel.get_xaxis_transform(), color="0.7", linewidth=0.5
             )
         values, prefix = _readable(dataset[name].values)
-        panel.plot(time, values, color=colour, linewidth=1, marker="." if len(time) == 1 else "")
+        panel.plot(
+            np.insert(time, silent, np.nan),
+            np.insert(values, silent, np.nan),
+            color=colour,
+            linewidth=1,
+            marker="." if len(time) == 1 else "",
+        )
         panel.set_ylabel(f"{quantity} ({of if prefix == 1 else _THOUSANDTH[of]})")
         panel.margins(x=0)
         panel.grid(axis="y", color="0.85", linewidth=0.5)
@@ -64,9 +73,12 @@ def _readable(values: np.ndarray) -> tuple[np.ndarray, float]:
     return (values * 1e3, 1e3) if 0 < largest < 0.02 else (values, 1)
 
 
-def _shade(panel, time: np.ndarray, labels: np.ndarray) -> None:
-    """Each row's phase behind the time until the next row; phases of under half a percent of the time are no name in the legend."""
-    ends = np.append(time[1:], time[-1])
+def _shade(panel, time: np.ndarray, labels: np.ndarray, longest: float) -> None:
+    """Each row's phase behind the time until the next row, where that comes soon.
+
+    Phases of under half a percent of the time are no name in the legend.
+    """
+    ends = np.append(np.where(np.diff(time) > longest, time[:-1], time[1:]), time[-1])
     for phase, colour in enumerate(_SHADES):
         spans = [(time[i], ends[j] - time[i]) for i, j in _stretches(labels) if labels[i] == phase]
         if sum(width for _, width in spans) > 0:
@@ -115,15 +127,17 @@ def _table(dataset: xr.Dataset) -> Iterator[str]:
     log = _log(dataset)
     labels = phases(log)
     stretches = list(_stretches(log.step))
-    yield f"{'step':>5} {'cycle':>5}  {'phase':<15} {'from':>10} {'for':>10} {'V from':>8} {'V to':>8} {'I, mA':>10} {'Q, mAh':>10}"
-    for first, last in stretches[:_MOST_STEPS]:
-        rows = slice(first, last + 1)
-        phase = _named(labels[rows], np.gradient(log.time[rows]) if last > first else np.ones(1))
+    shown = stretches[:_MOST_STEPS]
+    shares = [np.gradient(log.time[a : b + 1]) if b > a else np.ones(1) for a, b in shown]
+    named = [_named(labels[a : b + 1], share) for (a, b), share in zip(shown, shares, strict=True)]
+    wide = max(map(len, named), default=5)
+    yield f"{'step':>5} {'cycle':>5}  {'phase':<{wide}} {'from':>10} {'for':>10} {'V from':>8} {'V to':>8} {'I, mA':>10} {'Q, mAh':>10}"
+    for (first, last), phase in zip(shown, named, strict=True):
         gained = log.charge[last] - log.charge[max(first - 1, 0)]
         begun, lasted = _duration(log.time[first] - log.time[0]), _duration(log.time[last] - log.time[first])
-        current = np.median(log.current[rows])
+        current = np.median(log.current[first : last + 1])
         yield (
-            f"{log.step[first]:>5} {log.cycle[first]:>5}  {phase:<15} {begun:>10} {lasted:>10} "
+            f"{log.step[first]:>5} {log.cycle[first]:>5}  {phase:<{wide}} {begun:>10} {lasted:>10} "
             f"{log.voltage[first]:>8.4f} {log.voltage[last]:>8.4f} {current:>10.4g} {gained:>10.4g}"
         )
     if len(stretches) > _MOST_STEPS:

@@ -15,7 +15,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from operandi import pipeline, provenance
-from operandi.errors import DocumentError, GeometryError, PublishError
+from operandi.errors import DocumentError, GeometryError, PublishError, ShapeError
 from operandi.experiment import Experiment, Scan
 from operandi.intake import QUEUED_BLOCKS, Intake
 from operandi.nodes import PROCESSED, STEPS, Rows
@@ -97,6 +97,8 @@ class Processing:
     status: Status
     watch: alerts.Watch
     webhook: Webhook | None = None
+    blind: str = ""
+    """Why the temperature cannot be watched."""
     began: float = field(default_factory=time.monotonic)
     pools: ThreadpoolController = field(default_factory=ThreadpoolController)
 
@@ -139,6 +141,19 @@ class Processing:
         elif isinstance(event, pipeline.Refusal):
             self.status = replace(self.status, refused=self.status.refused + 1, message=f"refused: {event.reason}")
         self.report()
+
+    def take_temperature(self, signal: Signal) -> None:
+        """Have the guardian look at readings of temperature; where there are none to be had, that is told once."""
+        try:
+            events = (
+                [] if signal.fault else self.watch.temperatures(signal.time, signal.columns["reading"], signal.units.get("reading", ""))
+            )
+        except ShapeError as error:
+            signal, events = replace(signal, fault=str(error)), []
+        if signal.fault and not self.blind:
+            self.blind = signal.fault
+            log.warning("the temperature is not watched: %s", signal.fault)
+        self.tell(events)
 
     def tell(self, events: list[guardian.Event]) -> None:
         """Make known what the guardian says: in the result, the log, the status and to the webhook."""
@@ -292,7 +307,9 @@ class Callback:
         """Fold one event of the open run."""
         assert self.processing is not None
         assert self._feed is not None
-        if isinstance(event, Signal):
+        if isinstance(event, Signal) and event.purpose == "temperature":
+            self.processing.take_temperature(event)
+        elif isinstance(event, Signal):
             self._feed.take(event)
         else:
             self.processing.take(event)

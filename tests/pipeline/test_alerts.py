@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from operandi.errors import ShapeError
 from operandi.experiment import Experiment
 from operandi.pipeline.alerts import LEAD_S, Watch
 from operandi.simulate.potentiostat import OPEN_ROWS, discharged_by_accident, paper_curve
@@ -119,3 +120,18 @@ def test_rows_of_the_table_are_told_one_after_the_other_whatever_the_clock_says(
     events = watch.rows(accident_log(), KNOWN, 5.0) + watch.exposures(*exposures(0, 10), 5.0)
     moments = np.concatenate([watch.table_rows(events, now).columns["told"] for now in (1.7e9, 1.7e9, 1.6e9)])
     assert (np.diff(moments) > 0).all()
+
+
+@pytest.mark.parametrize(("unit", "zero"), [("degC", 0.0), ("°C", 0.0), ("", 0.0), ("K", 273.15), ("Kelvin", 273.15)])
+def test_temperatures_beyond_their_limits_are_told_in_celsius_and_those_not_read_are_left_out(unit, zero):
+    watch, time = Watch(experiment(), live=False), T0 + np.arange(5.0)
+    events = watch.temperatures(time, zero + np.array([25.0, 46.0, np.nan, 47.0, 30.0]), unit)
+    assert told(events) == [("temperature_high", "begins"), ("temperature_high", "ends")]
+    assert events[0].time == T0 + 1
+    assert events[0].value == pytest.approx(46.0)
+    assert told(watch.temperatures(time + 10, zero + np.full(5, 5.0), unit)) == [("temperature_low", "begins")]
+
+
+def test_a_temperature_in_another_unit_is_an_error():
+    with pytest.raises(ShapeError, match="knows °C and K"):
+        Watch(experiment(), live=False).temperatures(T0 + np.arange(2.0), np.full(2, 80.0), "degF")

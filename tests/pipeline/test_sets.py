@@ -5,11 +5,12 @@ from pydantic import ValidationError
 from operandi.experiment import Corrections, Scan
 from operandi.pipeline.sets import Positions, SetBuffer, close
 from operandi.stages import scans
+from operandi.stages.maps import Screening
 from operandi.stages.patterns import Patterns
 
 SCAN = Scan(sets=2, rotations_per_set=30, translations=21, translation_start_mm=-1, translation_stop_mm=1, exposure_s=0.5, travel="forward")
 N_Q = 4
-WEIGHTS = np.ones((1, N_Q), np.float32)
+SCREENING = Screening(np.ones((1, N_Q)), np.ones((1, N_Q)))
 
 
 def closed(intensity: np.ndarray, flux: np.ndarray, corrections: Corrections, reference: float = 100.0):
@@ -19,7 +20,7 @@ def closed(intensity: np.ndarray, flux: np.ndarray, corrections: Corrections, re
     values = intensity.reshape(n, N_Q).astype(np.float32)
     positions = Positions(route.rotation_deg, route.translation_mm, flux.ravel(), np.arange(n) * 0.5)
     buffer.admit(np.arange(n), Patterns(values, np.sqrt(values), np.ones_like(values)), positions)
-    return close(buffer, SCAN, corrections, reference, WEIGHTS)
+    return close(buffer, SCAN, corrections, reference, SCREENING)
 
 
 def object_and_flux() -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operandi.errors import ShapeError
-from operandi.stages.charge import Log, Window, at, phase_of_cycle, phases, tag_of_exposures, windows
+from operandi.stages.charge import PHASES, Log, Window, at, phase_of_cycle, phases, tag_of_exposures, windows
 
 # Lübke et al., 10.1039/D4EE00590B, supporting information
 BOUNDARIES = [0, 6.08, 11.49, 15.36, 18.14, 20.28, 22.21, 23.93, 25.59, 27.28, 28.54]
@@ -215,6 +215,14 @@ def test_a_hold_that_is_short_beside_the_charge_before_it_is_seen():
     labels = phases(log_of(t, voltage=voltage, current=current))
     assert np.mean(labels[held] == 2) > 0.95
     assert np.mean(labels[~held] == 1) > 0.99
+
+
+def test_a_row_that_catches_the_current_while_it_sets_in_makes_no_hold():
+    """Ten seconds of a small cell: all its voltages lie within a few mV."""
+    t, current = np.arange(12.0), np.full(12, -0.03)
+    current[0] = -0.02
+    labels = phases(log_of(t, voltage=3.417 - 0.0003 * t, current=current))
+    assert {PHASES[i] for i in labels} == {"discharge CC"}
 
 
 def test_every_row_has_its_phase():

@@ -8,6 +8,7 @@ import pytest
 from reacting import NOISE, SET_S, Experiment, measure, quadrant_difference
 
 from operandi.errors import ShapeError
+from operandi.simulate.phantom import Layout
 from operandi.stages.instants import Instant, Projections, instant_sinogram
 from operandi.stages.temporal import TemporalModel, learn
 from operandi.stages.volumes import partial_volume
@@ -26,9 +27,9 @@ def measured(noise: float) -> tuple[Projections, TemporalModel]:
     return taken(experiment(), noise)
 
 
-def taken(cell: Experiment, noise: float) -> tuple[Projections, TemporalModel]:
+def taken(cell: Experiment, noise: float, seed: int = 1) -> tuple[Projections, TemporalModel]:
     sigma = noise * cell.sinograms.max()
-    noisy = cell.sinograms + sigma * np.random.default_rng(1).standard_normal(cell.sinograms.shape)
+    noisy = cell.sinograms + sigma * np.random.default_rng(seed).standard_normal(cell.sinograms.shape)
     flat = noisy.reshape(-1, *cell.sinograms.shape[2:])
     progress = cell.curve.charge(cell.time_s).mean(axis=2).ravel()
     projections = Projections(cell.rotation_deg.ravel(), progress, flat, np.full(flat.shape, sigma**2))
@@ -67,13 +68,13 @@ def asymmetry(volume: np.ndarray, frame: int) -> float:
 
 @pytest.mark.parametrize("noise", [0.0, NOISE])
 @pytest.mark.parametrize("frame", FAST)
-def test_the_error_is_at_most_seven_tenths_of_the_sliding_window_s_and_about_half(noise, frame):
+def test_the_error_is_at_most_half_of_the_sliding_window_s(noise, frame):
     share = error(instant(frame, noise), frame) / error(sliding(frame, measured(noise)[0]), frame)
-    assert share <= (0.7 if frame == 0 else 0.55)
+    assert share <= 0.5
 
 
 @pytest.mark.parametrize("noise", [0.0, NOISE])
-@pytest.mark.parametrize("frame", [0, 1, 3])
+@pytest.mark.parametrize("frame", FAST)
 def test_the_quadrant_asymmetry_is_at_most_a_fifth_of_the_sliding_window_s(noise, frame):
     shown = asymmetry(sliding(frame, measured(noise)[0]), frame)
     assert shown > 0.1 * np.linalg.norm(quadrant_difference(truth(frame)))
@@ -88,12 +89,31 @@ def windings() -> np.ndarray:
 
 
 @pytest.mark.parametrize("noise", [0.0, NOISE])
-@pytest.mark.parametrize(("frame", "most"), [(0, 0.2), (1, 0.2), (2, 0.25), (3, 0.2)])
-def test_so_it_is_within_the_windings(noise, frame, most):
+@pytest.mark.parametrize("frame", FAST)
+def test_so_it_is_within_the_windings(noise, frame):
     shown = quadrant_difference((sliding(frame, measured(noise)[0]) - truth(frame)) * windings())
     left = quadrant_difference((instant(frame, noise) - truth(frame)) * windings())
-    assert np.linalg.norm(left) <= most * np.linalg.norm(shown)
+    assert np.linalg.norm(left) <= 0.2 * np.linalg.norm(shown)
     assert np.abs(left[3:]).max() <= 0.12 * np.abs(shown[3:]).max()  # the cathode's course does not bend
+
+
+LAYOUTS = {
+    "more turns, further apart": Layout(bend=None, agglomerate=(1.0, -1.2, 0.4), turns=3.0, lag=0.25),
+    "fewer turns, closer together": Layout(turns=2.0, anode_mm=0.2, bend=(2.9, 0.3, 0.2), agglomerate=None, lag=0.05),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_so_it_is_with_other_cells(layout):
+    cell = measure(layout=LAYOUTS[layout])
+    projections, model = taken(cell, NOISE, seed=5)
+    for frame in FAST:
+        still = cell.frozen((frame + 1) * SET_S)
+        rotation, _, values = cell.window(frame, projections.intensity.reshape(cell.sinograms.shape))
+        before = partial_volume(values, rotation, cell.translation_mm, 0.0) - still
+        after = volume_of(instant_sinogram(projections, float(cell.curve.charge((frame + 1) * SET_S)), "model", model)) - still
+        assert np.sqrt(np.mean(after**2)) <= 0.5 * np.sqrt(np.mean(before**2))
+        assert np.linalg.norm(quadrant_difference(after)) <= 0.2 * np.linalg.norm(quadrant_difference(before))
 
 
 def test_over_the_whole_run_the_asymmetry_is_at_most_a_fifth():
@@ -133,7 +153,8 @@ def test_what_does_not_change_stays_as_it_is(scheme):
 
 
 def test_the_variance_is_that_of_many_noisy_repetitions():
-    projections, model = measured(NOISE)
+    projections, _ = measured(NOISE)
+    model = learn(projections.intensity, projections.variance, projections.rotation_deg, projections.progress, pooled=True)
     charge = 10.0
     noise = np.sqrt(projections.variance[0, 0, 0]) * np.random.default_rng(0).standard_normal((*projections.intensity.shape[:2], 400))
     many = replace(projections, intensity=noise, variance=np.broadcast_to(projections.variance[..., :1], noise.shape))

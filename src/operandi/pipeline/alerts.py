@@ -1,8 +1,9 @@
 """The guardian of one run: what it watches as it comes, and the rows of ``events`` that it makes.
 
-Three watches that share nothing: over the log, by the potentiostat's own time, so that it makes no difference when the offset of its clock
-is found; over the flux, by the time of the exposures; and over silence. Silence is, live, that nothing came to this worker: neither a
-lagging share nor a simulation that runs faster than time looks like it. In replay there is no such time: the data's own tells, at the end.
+Four watches that share nothing: over the log, by the potentiostat's own time, so that it makes no difference when the offset of its clock
+is found; over the flux, by the time of the exposures; over temperature, by the time of its readings; and over silence. Silence is, live,
+that nothing came to this worker: neither a lagging share nor a simulation that runs faster than time looks like it. In replay there is no
+such time: the data's own tells, at the end.
 """
 
 from collections.abc import Iterable
@@ -10,15 +11,18 @@ from dataclasses import replace
 
 import numpy as np
 
+from operandi.errors import ShapeError
 from operandi.experiment import Experiment
 from operandi.nodes import EVENT_COLUMNS, EVENTS, Rows
 from operandi.stages.charge import Log
 from operandi.stages.clocks import ClockOffset
-from operandi.stages.guardian import Clock, Event, Exposures, Observation, RunOver, State, watch
+from operandi.stages.guardian import Clock, Event, Exposures, Observation, RunOver, State, Temperatures, watch
 
 LEAD_S = 600.0
 """Of what happened before the first exposure, this much is told: a log may hold the days before the run."""
 _APART_S = 1e-6
+_ZERO_C = {"": 0.0, "c": 0.0, "degc": 0.0, "celsius": 0.0, "k": 273.15, "kelvin": 273.15}
+"""0 °C in each unit of temperature, written small, without blanks and degree signs."""
 
 
 class Watch:
@@ -34,7 +38,7 @@ class Watch:
         self._silence_rules = silence
         self._rules = silence.model_copy(update={"log_silent_s": None, "detector_silent_s": None})
         self._live = live
-        self._log, self._flux, self._silence = State(), State(), State()
+        self._log, self._flux, self._heat, self._silence = State(), State(), State(), State()
         self._past: list[Event] | None = []
         self._first = np.nan
         self._times: list[np.ndarray] = []
@@ -68,6 +72,23 @@ class Watch:
             events += self._came(Exposures(np.array([now]), np.array([np.nan])))
         else:
             self._times.append(time)
+        return self._noted(events)
+
+    def temperatures(self, time: np.ndarray, values: np.ndarray, unit: str) -> list[Event]:
+        """New readings of temperature (n,), and when they were read (n,), beamline time.
+
+        Raises
+        ------
+        ShapeError
+            The unit is neither °C nor K.
+        """
+        plain = unit.lower().replace(" ", "").replace("°", "").replace("_", "").replace("degrees", "").replace("degree", "")
+        if plain not in _ZERO_C:
+            raise ShapeError(
+                f"{self._rules.temperature_key} has the unit {unit!r}: the guardian knows °C and K; give a data key in one of them"
+            )
+        known = np.isfinite(values)
+        self._heat, events = watch(self._heat, Temperatures(time[known], values[known] - _ZERO_C[plain]), self._rules)
         return self._noted(events)
 
     def idle(self, now: float) -> list[Event]:

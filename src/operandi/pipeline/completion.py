@@ -33,7 +33,7 @@ from operandi.stages.volumes import grid_mm
 
 HISTORY = 4
 """A frame of one instant is made of the sets of so many repetitions of each angle before its window, of the window, and of one after it."""
-MOMENTS = {"time": "s", "spread": "s", "charge": "mAh", "voltage": "V"}
+MOMENTS = {"time": "s", "spread": "s", "bend": "", "charge": "mAh", "voltage": "V"}
 SCHEME = "model"
 
 
@@ -182,7 +182,7 @@ def _instant(tomogram: Tomogram, course: Course, view: View, log: charge.Log) ->
 
 def _moment_blocks(tomogram: Tomogram, moments: Moments, log: charge.Log) -> Iterator[Block]:
     readings = charge.at(log, moments.mean, gap_s=LOG_GAP_S)
-    maps = {"time": moments.mean, "spread": moments.spread, "charge": readings.charge, "voltage": readings.voltage}
+    maps = {"time": moments.mean, "spread": moments.spread, "bend": moments.bend, "charge": readings.charge, "voltage": readings.voltage}
     for name, values in maps.items():
         yield Block(("moments", name), (tomogram.span.frame, 0, 0), values[None])
 

@@ -6,17 +6,16 @@ from typing import Any
 import numpy as np
 
 from operandi.nodes import CONVERGENCE_COLUMNS
-from operandi.pipeline.phases import LOG_GAP_S, Course, PhaseSet, View, instant_of
+from operandi.pipeline.phases import LOG_GAP_S, Course, PhaseSet, View
 from operandi.stages import charge
 from operandi.stages.convergence import changed_too_fast, fourier_ring_correlation, more_projections, projections_for, total_drift
-from operandi.stages.moments import Moments, refine_times, voxel_times, windings_of
+from operandi.stages.instants import instant_sinograms
+from operandi.stages.moments import Moments, course_times, voxel_times, windings_of
 from operandi.stages.sinograms import usable_projections
 from operandi.stages.temporal import SAME_ANGLE_DEG, angles_apart
 
-_SHARE = 1 / 8
-"""What changes over a frame is looked at from this share of it to the same before its end: further out the instants are one-sided."""
-_SIGNIFICANT = 5.0
-"""Standard deviations by which the change of a phase must exceed its noise, to tell of moments."""
+_MOMENTS = 7
+"""The course over a frame is followed at so many moments, evenly spaced in time."""
 _LEAST_POINTS = 8
 """A Fourier ring correlation needs maps of so many points."""
 
@@ -35,33 +34,19 @@ def geometric_moments(window: Sequence[PhaseSet], view: View) -> Moments:
 
 
 def measured_moments(geometric: Moments, window: Sequence[PhaseSet], course: Course, log: charge.Log, view: View) -> Moments:
-    """The same, refined by what changed in the projections over the frame, in phases that did so beyond the noise.
-
-    They stay within the frame, where the log is known when it is committed.
-    """
+    """The same, by the course that all phases take over the frame; they stay within the frame, where the log is known at its commit."""
     rotation, time = _joined(window, "rotation_deg"), _joined(window, "time")
-    start, end = float(np.nanmin(time)), float(np.nanmax(time))
-    at = start + np.array([_SHARE, 1 - _SHARE]) * (end - start)
-    progress = charge.at(log, at, gap_s=LOG_GAP_S).charge if course.by_charge else at
-    mean = geometric.mean
-    if course.repeats and np.isfinite(progress).all() and progress[0] != progress[1]:
-        before, after = (instant_of(course, float(p)) for p in progress)
-        rows = np.argmin(angles_apart(rotation[:, None], after.rotation_deg), axis=1)
-        change, variance = (after.intensity - before.intensity)[rows], (after.variance + before.variance)[rows]
-        change[angles_apart(rotation, after.rotation_deg[rows]) > SAME_ANGLE_DEG] = np.nan
-        moved = _significant(change, variance)
-        if moved.any():
-            mean = refine_times(geometric, time, change[..., moved], variance[..., moved], rotation, view.translation_mm, view.axis_mm)
-    mean = np.where(np.isfinite(mean), mean, geometric.mean)
-    return Moments(np.clip(mean, start, end), geometric.spread)
-
-
-def _significant(change: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """(phase,) whose projections changed by more than the noise."""
-    known = np.isfinite(change) & (variance > 0)
-    number = known.sum(axis=(0, 1))
-    chi = np.divide(change**2, variance, out=np.zeros(change.shape), where=known).sum(axis=(0, 1))
-    return chi > number + _SIGNIFICANT * np.sqrt(2.0 * np.maximum(number, 1))
+    when = np.linspace(float(np.nanmin(time)), float(np.nanmax(time)), _MOMENTS)
+    progress = charge.at(log, when, gap_s=LOG_GAP_S).charge if course.by_charge else when
+    if course.model is None or not np.isfinite(progress).all() or progress[0] == progress[-1]:
+        return geometric
+    instants = instant_sinograms(course.projections, (progress - course.origin).tolist(), "model", course.model)
+    rows = np.argmin(angles_apart(rotation[:, None], instants[0].rotation_deg), axis=1)
+    far = angles_apart(rotation, instants[0].rotation_deg[rows]) > SAME_ANGLE_DEG
+    taken = np.stack([instant.intensity[rows] for instant in instants])
+    taken[:, far] = np.nan
+    at = (rotation, view.translation_mm, view.axis_mm, view.filter)
+    return course_times(geometric, time, taken, when.tolist(), instants[_MOMENTS // 2].variance[rows], at)
 
 
 # Convergence

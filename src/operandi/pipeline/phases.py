@@ -77,11 +77,6 @@ class Course:
     model: TemporalModel | None
     reason: str
 
-    @property
-    def repeats(self) -> bool:
-        """Whether angles are measured again, so that a projection of another moment can be told for each."""
-        return self.model is not None and self.model.static_deg == 0
-
 
 @dataclass(frozen=True, slots=True)
 class InstantMaps:
@@ -151,20 +146,15 @@ def _learn(projections: Projections, n_sets: int) -> tuple[TemporalModel | None,
         return None, str(error)
 
 
-def instant_of(course: Course, moment: float, scheme: Scheme = "model") -> Instant:
-    """The phase sinogram of one moment, in units of each phase's noise; ``moment`` in mAh or UTC epoch s, as the course's progress.
+def instant_maps(course: Course, moment: float, view: View, scheme: Scheme = "model") -> InstantMaps:
+    """The maps of one moment, in mAh or UTC epoch s, as the course's progress.
 
     Raises
     ------
     ShapeError
         The scheme does not go with the projections (`instant_sinogram`).
     """
-    return instant_sinogram(course.projections, moment - course.origin, scheme, course.model)
-
-
-def instant_maps(course: Course, moment: float, view: View, scheme: Scheme = "model") -> InstantMaps:
-    """The maps of one moment; see `instant_of`."""
-    instant = instant_of(course, moment, scheme)
+    instant = instant_sinogram(course.projections, moment - course.origin, scheme, course.model)
     n = len(view.translation_mm)
     intensity, sigma = np.full((2, course.n_phases, n, n), np.nan, np.float32)
     intensity[course.phases] = view.maps(instant.intensity * course.noise, instant.rotation_deg)

@@ -1,10 +1,10 @@
 """Frames: the maps of a window of sets, and the volume of it.
 
 A frame is the filtered back projection of all projections of its window in the order of their angles, each weighted by half the gap to
-its neighbours, whichever set they are of. Being linear, it may come before or after the sum over the channels of a phase: maps are the
-back projections of summed sinograms, a few channels that are there long before the volume. That is computed from the sets' sinograms a
-slab of channels at a time: nothing of the size of a volume is held but the frame itself, and no sum depends on the order in which
-anything came.
+its neighbours, whichever set they are of; where projections are missing, wide gaps are filled with what those around tell. Being linear,
+it may come before or after the sum over the channels of a phase: maps are the back projections of summed sinograms, a few channels that
+are there long before the volume. That is computed from the sets' sinograms a slab of channels at a time: nothing of the size of a volume is
+held but the frame itself, and no sum depends on the order in which anything came.
 """
 
 from dataclasses import dataclass, replace
@@ -17,6 +17,7 @@ from operandi.pipeline.sets import MeasuredSet
 from operandi.stages import scans
 from operandi.stages.axis import Axis, locate_axis
 from operandi.stages.backlash import Backlash, estimate_backlash
+from operandi.stages.gaps import AngularFill, plan_fill
 from operandi.stages.volumes import partial_variance, partial_volume, write_partial_volume
 
 CHANNELS = 64
@@ -40,6 +41,8 @@ class Tomogram:
     lines: np.ndarray
     maps: np.ndarray
     sigma: np.ndarray
+    fill: AngularFill | None = None
+    """What is inserted where its angles leave wide gaps."""
 
     def without_arrays(self) -> "Tomogram":
         """The same frame, free of its arrays, for as long as it waits for the log."""
@@ -87,7 +90,9 @@ def frame_of(span: scans.Span, members: list[MeasuredSet], experiment: Experimen
     """The frame of a window: its maps, which cost next to nothing; `volume_of` makes the volume."""
     rotation, lines = in_order_of_angle(members)
     at = _place(rotation, experiment, axis)
-    maps = partial_volume(take_lines([m.sums for m in members], lines), *at)
+    sums = take_lines([m.sums for m in members], lines)
+    fill = plan_fill(sums, *at[:3])
+    maps = partial_volume(sums, *at) if fill is None else partial_volume(fill.fill(sums), fill.rotation_deg, *at[1:])
     variance = partial_variance(take_lines([m.variance for m in members], lines), *at)
     coverage = np.concatenate([m.coverage for m in members])
     return Tomogram(
@@ -99,15 +104,18 @@ def frame_of(span: scans.Span, members: list[MeasuredSet], experiment: Experimen
         lines=lines,
         maps=np.moveaxis(maps, -1, 0),
         sigma=np.moveaxis(np.sqrt(variance), -1, 0),
+        fill=fill,
     )
 
 
 def volume_of(tomogram: Tomogram, members: list[MeasuredSet], experiment: Experiment, axis: Axis, room: np.ndarray) -> np.ndarray:
     """The volume (y, x, q) of a frame, in ``room``, which it fills."""
-    at = _place(tomogram.rotation_deg, experiment, axis)
+    fill = tomogram.fill
+    at = _place(tomogram.rotation_deg if fill is None else fill.rotation_deg, experiment, axis)
     for first in range(0, room.shape[-1], CHANNELS):
         part = slice(first, first + CHANNELS)
-        write_partial_volume(take_lines([m.intensity[..., part] for m in members], tomogram.lines), *at, room, first)
+        lines = take_lines([m.intensity[..., part] for m in members], tomogram.lines)
+        write_partial_volume(lines if fill is None else fill.fill(lines), *at, room, first)
     return room
 
 

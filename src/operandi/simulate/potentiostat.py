@@ -148,8 +148,9 @@ def recorded_curve(elapsed_s: np.ndarray, charge_mah: np.ndarray, voltage_v: np.
 class PotentiostatLog:
     """An EC-Lab ASCII log that grows row by row as virtual time advances.
 
-    Time in the log is that of a computer in ``timezone`` whose clock needs ``clock_offset_s`` added to get the
-    beamline's. ``first_image_s`` is the UTC epoch of the first image, on the beamline's clock.
+    Time in the log is that of a computer in ``timezone`` whose clock needs ``clock_offset_s`` added, when the log begins, to get the
+    beamline's, and ``drift_ppm`` millionths of the time since. ``first_image_s`` is the UTC epoch of the first image, on the beamline's
+    clock.
 
     Raises
     ------
@@ -165,12 +166,13 @@ class PotentiostatLog:
         first_image_s: float,
         timezone: str = "UTC",
         clock_offset_s: float = 0.0,
+        drift_ppm: float = 0.0,
         row_s: float = ROW_S,
     ):
         self.path = path
         self._curve = curve
-        self._row_s = row_s
-        self._started_s = first_image_s - OPEN_ROWS * row_s
+        self._row_s, self._pace = row_s, 1 + 1e-6 * drift_ppm
+        self._started_s = first_image_s - OPEN_ROWS * row_s * self._pace
         self._next_row = 0
         _refuse_to_replace(path)
         started = datetime.fromtimestamp(self._started_s - clock_offset_s, UTC).astimezone(ZoneInfo(timezone))
@@ -181,10 +183,10 @@ class PotentiostatLog:
 
     def advance(self, now_s: float) -> None:
         """Write the rows up to ``now_s``, UTC epoch on the beamline's clock."""
-        last = int(np.floor((now_s - self._started_s) / self._row_s + 1e-6))
+        last = int(np.floor((now_s - self._started_s) / (self._row_s * self._pace) + 1e-6))
         if last >= self._next_row:
             numbers = np.arange(self._next_row, last + 1)
-            self._file.write(rows(self._curve, numbers, self._row_s).encode("latin-1"))
+            self._file.write(rows(self._curve, numbers, self._row_s, self._pace).encode("latin-1"))
             self._file.flush()
             self._next_row = last + 1
 
@@ -231,10 +233,13 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def rows(curve: ChargeCurve, numbers: np.ndarray, row_s: float = ROW_S) -> str:
-    """Rows of a log, counted from 0, each ``row_s`` after the one before; the first image comes with row ``OPEN_ROWS``."""
+def rows(curve: ChargeCurve, numbers: np.ndarray, row_s: float = ROW_S, pace: float = 1.0) -> str:
+    """Rows of a log, counted from 0, each ``row_s`` after the one before; the first image comes with row ``OPEN_ROWS``.
+
+    One second of the log's clock takes ``pace`` seconds.
+    """
     time = np.asarray(numbers, float) * row_s
-    elapsed = (np.asarray(numbers, float) - OPEN_ROWS) * row_s
+    elapsed = (np.asarray(numbers, float) - OPEN_ROWS) * row_s * pace
     charge, current, voltage = curve.charge(elapsed), curve.current(elapsed), curve.voltage(elapsed)
     voltage = np.where(elapsed < curve.elapsed_s[0], REST_V, voltage)
     step, mode = _protocol(curve, elapsed)

@@ -27,7 +27,17 @@ _COUNTED = ("step", "cycle")
 
 
 def signals_of(experiment: Experiment, *, patience_s: float = 0.0) -> list[Signals]:
-    """What of a run's streams the potentiostat's section asks for."""
+    """What of a run's streams the potentiostat's section and the guardian's ask for."""
+    rules, scan = experiment.guardian, experiment.scan
+    found = _log_signals(experiment, patience_s)
+    if rules.temperature_key is not None:
+        stream = rules.temperature_stream or scan.stream
+        time_key = scan.keys.time if stream == scan.stream else None
+        found.append(Signals("temperature", stream, {"reading": rules.temperature_key}, time_key=time_key, patience_s=patience_s))
+    return found
+
+
+def _log_signals(experiment: Experiment, patience_s: float) -> list[Signals]:
     given, scan = experiment.potentiostat, experiment.scan
     if given is None:
         return []

@@ -10,13 +10,16 @@ its projected width, which makes the share of the angle δ = θ - φ
 a wrapped Cauchy density: all angles alike for a round feature (a = 1), the tangential one alone for an endless ridge (a → 0). A
 voxel's moment is the mean of the projections' times under angular weight times K, and its spread their standard deviation.
 
-Where the change of the cell over the frame is measured, it says more than geometry. To first order in it, the frame shows in a voxel
-what the cell was at the time FBP[t · change] / FBP[change], whatever the shape of what changes there.
+Where the change of the cell over the frame is measured, it says more than geometry. From the projections of the same angles at several
+moments (`instant_sinograms`) follow the course of each voxel, and what the frame shows of it: the back projection of each projection at
+its own time. The moment is that at which the course comes nearest to what the frame shows, in all channels together.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.interpolate import CubicSpline
 
 from operandi.errors import ShapeError
 from operandi.stages.volumes import angular_weights, grid_mm, partial_variance, partial_volume
@@ -25,13 +28,23 @@ ASPECT = 0.3
 """Width over length of the part of a winding that is seen at once, neighbours and unevenness included. The curvature of a winding of
 width w and radius R alone, straight over √(8 R w), makes √(w / 8 R), about 0.1."""
 CORE_PITCHES = 3.0
+SINGLE = 0.3
+"""Up to this bend a voxel has one moment."""
+_STEPS = 151
+_SHARED = 0.3
+"""The course and what the frame shows of it are made of the same projections, so that their difference has so much less variance."""
 
 
 class Moments(NamedTuple):
-    """Maps (y, x) of one quantity of the projections, in its unit; NaN where no projection counts."""
+    """Maps (y, x) of one quantity of the projections, in its unit; NaN where no projection counts.
+
+    ``bend``: how far the voxel's course, in its middle, is off the straight line, as a share of its change. Above `SINGLE` what changes
+    there comes, goes or turns within the frame, and there is no single moment. NaN where that is not known.
+    """
 
     mean: np.ndarray
     spread: np.ndarray
+    bend: np.ndarray
 
 
 def tangential_windings(translation_mm: np.ndarray, centre_mm: tuple[float, float] = (0.0, 0.0), radius_mm: float = np.inf) -> np.ndarray:
@@ -117,48 +130,59 @@ def voxel_times(
         sums += np.stack([counted, counted * seen, counted * seen**2])
     with np.errstate(invalid="ignore", divide="ignore"):
         mean, square = sums[1] / sums[0], sums[2] / sums[0]
-    return Moments(mean + middle, np.sqrt(np.maximum(square - mean**2, 0.0)))
+    return Moments(mean + middle, np.sqrt(np.maximum(square - mean**2, 0.0)), np.full((n, n), np.nan))
 
 
-def refine_times(
-    moments: Moments,
+def course_times(
+    geometric: Moments,
     times: np.ndarray,
-    change: np.ndarray,
-    change_variance: np.ndarray,
-    rotation_deg: np.ndarray,
-    translation_mm: np.ndarray,
-    axis_mm: float,
-) -> np.ndarray:
-    """The moment (y, x) of every voxel from the measured change of its projections, and from ``moments`` where too little changes.
+    course: np.ndarray,
+    course_times: Sequence[float],
+    variance: np.ndarray,
+    at: tuple[np.ndarray, np.ndarray, float, str],
+) -> Moments:
+    """The moment of every voxel by the course that its projections take over the frame.
 
-    The ratio of the two back projections, over all channels by least squares, is drawn to ``moments`` by a ridge that is the variance of
-    the change in the voxel: a voxel without measurable change keeps its geometric moment.
+    What the frame shows is compared with the course in each channel in units of its noise; the moment is the mean of the times by their
+    likelihood and by the geometric moment and its spread. A voxel without measurable change keeps its geometric moment.
 
     Parameters
     ----------
-    moments : what `voxel_times` gave.
+    geometric : what `voxel_times` gave, of times.
     times : as there.
-    change, change_variance : (rotation, translation, channel), the difference of the projections at the end and the start of the frame (two
-        `instant_sinogram`) and its variance; NaN is not known.
-    rotation_deg, translation_mm, axis_mm : of the projections.
+    course : (moment, rotation, translation, channel), the frame's projections if all were taken at each of the ``course_times`` (moment,),
+        three or more from the first to the last of the frame; NaN is not known.
+    variance : (rotation, translation, channel) of one of them.
+    at : rotation (rotation,) in degrees, translation (translation,) in mm, the axis on the translations, and the filter.
 
     Raises
     ------
     ShapeError
-        The arrays do not fit each other.
+        The arrays do not fit each other, or there are fewer than three times.
     """
-    change, times = np.asarray(change, float), np.asarray(times, float)
-    if change.ndim != 3 or times.shape not in (change.shape[:1], change.shape[:2]) or np.shape(change_variance) != change.shape:
+    course, times, when = np.asarray(course, float), np.asarray(times, float), np.asarray(course_times, float)
+    fits = course.ndim == 4 and course.shape[0] == when.size and times.shape in (course.shape[1:2], course.shape[1:3])
+    if not fits or np.shape(variance) != course.shape[1:] or when.size < 3:
         raise ShapeError(
-            f"times {times.shape}, change {change.shape} and its variance {np.shape(change_variance)} do not fit: give "
-            "(rotation, translation) and twice (rotation, translation, channel)"
+            f"times {times.shape}, course {course.shape} at {when.size} moments and its variance {np.shape(variance)} do not fit: give "
+            "(rotation, translation), (moment, rotation, translation, channel), three moments or more, and (rotation, translation, channel)"
         )
-    middle = float(np.nanmean(times)) if np.isfinite(times).any() else 0.0
-    elapsed = times.reshape(len(change), -1, 1) - middle
-    at = (rotation_deg, translation_mm, axis_mm)
-    total, timed = partial_volume(change, *at).astype(float), partial_volume(change * elapsed, *at).astype(float)
-    ridge = partial_variance(np.asarray(change_variance), *at).astype(float)
-    geometric = moments.mean - middle
-    excess = (total * (timed - geometric[..., None] * total)).sum(axis=-1)
-    strength = (total**2 + ridge).sum(axis=-1)
-    return moments.mean + np.divide(excess, strength, out=np.zeros_like(excess), where=strength > 0)
+    between = CubicSpline(when, np.eye(when.size))
+    shares = between(np.broadcast_to(times.reshape(len(times), -1), course.shape[1:3]))
+    shown = partial_volume(np.einsum("rtm,mrtc->rtc", shares, course), *at)
+    noise = _SHARED * np.median(partial_variance(np.asarray(variance), *at), axis=(0, 1))
+    # beyond the ends nothing changes, which leaves the geometric moment whole where nothing is measured
+    steps = when[0] + np.linspace(-0.75, 1.75, _STEPS) * np.ptp(when)
+    inside = np.clip(steps, when[0], when[-1])
+    misfit = ((steps[:, None, None] - geometric.mean) / np.maximum(geometric.spread, np.ptp(when) / _STEPS)) ** 2
+    net, bent = np.zeros((2, *geometric.mean.shape))
+    for channel in np.flatnonzero(noise > 0):
+        values = np.stack([partial_volume(one[..., [channel]], *at)[..., 0] for one in course])
+        misfit += (np.tensordot(between(inside), values, 1) - shown[..., channel]) ** 2 / noise[channel]
+        net += (values[-1] - values[0]) ** 2 / noise[channel]
+        bent += (np.tensordot(between(0.5 * (when[0] + when[-1])), values, 1) - 0.5 * (values[0] + values[-1])) ** 2 / noise[channel]
+    likely = np.exp(-0.5 * (misfit - misfit.min(axis=0)))
+    mean = np.clip(np.tensordot(steps, likely, 1) / likely.sum(axis=0), when[0], when[-1])
+    known = np.isfinite(mean)
+    bend = np.sqrt(np.divide(bent, net, out=np.full(net.shape, np.nan), where=known & (net > 0)))
+    return Moments(np.where(known, mean, geometric.mean), geometric.spread, bend)
