@@ -14,7 +14,7 @@ help:
 	@echo "make test    every test"
 	@echo "make lint    style, types and the direction of imports"
 	@echo "make bench   the figures that decide"
-	@echo "make docs    the generated pages of the reference, and the picture of operando time"
+	@echo "make docs    the generated pages of the reference, and the pictures of the explanations"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -52,6 +52,7 @@ bench: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python docs/make_reference.py
 	$(BIN)/python docs/make_instants.py
+	$(BIN)/python docs/make_unrolling.py
 
 # New pins: plain name==version lines, whatever index they came from.
 pins: $(STAMP)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from operandi.stages.charge import windows
     from operandi.stages.corrections import correct
     from operandi.stages.decomposition import decompose, find_references, reference_patterns
+    from operandi.stages.defects import find_regions, match_regions
     from operandi.stages.lithium import (
         balance_lithium,
         lattice_of_oxide,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from operandi.stages.reconstruction import reconstruct
     from operandi.stages.reflections import reflections
     from operandi.stages.significance import find_significant
+    from operandi.stages.unrolling import find_centre, follow_winding, unroll
     from operandi.stages.wobble import find_wobble, straighten
 
 # Looked up on first use: `import operandi` is quick, and a missing extra is missed only by what needs it.
@@ -44,11 +46,14 @@ _HOMES = {
     "correct": "operandi.stages.corrections",
     "decompose": "operandi.stages.decomposition",
     "find_axis": "operandi.stages.axis",
+    "find_centre": "operandi.stages.unrolling",
     "find_references": "operandi.stages.decomposition",
+    "find_regions": "operandi.stages.defects",
     "find_significant": "operandi.stages.significance",
     "find_wobble": "operandi.stages.wobble",
     "fit_peaks": "operandi.stages.peaks",
     "fit_ratio": "operandi.stages.overlaps",
+    "follow_winding": "operandi.stages.unrolling",
     "install_profile": "operandi.client",
     "integrate": "operandi.stages.patterns",
     "intruders": "operandi.stages.overlaps",
@@ -58,6 +63,7 @@ _HOMES = {
     "lithium_of_lattice": "operandi.stages.lithium",
     "lithium_of_spacing": "operandi.stages.lithium",
     "load_experiment": "operandi.experiment_file",
+    "match_regions": "operandi.stages.defects",
     "open": "operandi.opening",
     "overlaps": "operandi.stages.overlaps",
     "parse_experiment": "operandi.experiment_file",
@@ -68,6 +74,7 @@ _HOMES = {
     "reflections": "operandi.stages.reflections",
     "screen": "operandi.stages.maps",
     "straighten": "operandi.stages.wobble",
+    "unroll": "operandi.stages.unrolling",
     "windows": "operandi.stages.charge",
 }
 
@@ -81,11 +88,14 @@ __all__ = [
     "correct",
     "decompose",
     "find_axis",
+    "find_centre",
     "find_references",
+    "find_regions",
     "find_significant",
     "find_wobble",
     "fit_peaks",
     "fit_ratio",
+    "follow_winding",
     "install_profile",
     "integrate",
     "intruders",
@@ -95,6 +105,7 @@ __all__ = [
     "lithium_of_lattice",
     "lithium_of_spacing",
     "load_experiment",
+    "match_regions",
     "open",
     "overlaps",
     "parse_experiment",
@@ -105,6 +116,7 @@ __all__ = [
     "reflections",
     "screen",
     "straighten",
+    "unroll",
     "windows",
 ]
 
