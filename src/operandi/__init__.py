@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from operandi.stages.axis import find_axis
     from operandi.stages.charge import windows
     from operandi.stages.corrections import correct
+    from operandi.stages.dstar import fit_dstar
     from operandi.stages.maps import composite, screen
     from operandi.stages.patterns import integrate
     from operandi.stages.reconstruction import reconstruct
@@ -26,6 +27,7 @@ _HOMES = {
     "composite": "operandi.stages.maps",
     "correct": "operandi.stages.corrections",
     "find_axis": "operandi.stages.axis",
+    "fit_dstar": "operandi.stages.dstar",
     "install_profile": "operandi.client",
     "integrate": "operandi.stages.patterns",
     "load_experiment": "operandi.experiment_file",
@@ -44,6 +46,7 @@ __all__ = [
     "composite",
     "correct",
     "find_axis",
+    "fit_dstar",
     "install_profile",
     "integrate",
     "load_experiment",

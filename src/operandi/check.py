@@ -300,6 +300,7 @@ def rows(report: Report) -> list[tuple[str, str]]:
         ("map", f"{scan.translations} × {scan.translations} points of {1000 * plan.pitch_mm:.0f} µm"),
         ("maps", ", ".join(w.phase for w in report.experiment.windows) or "none"),
         ("composites", ", ".join(c.name for c in report.experiment.composites) or "none"),
+        ("d*", _small_angles(report.experiment)),
         ("time", f"{duration(plan.duration_s)}; a set {duration(plan.set_s)}, a frame {duration(plan.frame_s)} (without moves)"),
         ("images on disk", "unknown" if detector is None else f"{size(plan.raw_bytes)} before compression"),
         ("results on disk", f"{size(plan.result_bytes)} before compression"),
@@ -307,6 +308,13 @@ def rows(report: Report) -> list[tuple[str, str]]:
         ("processing", f"about {duration(plan.processing_s)}, {plan.live_load:.0%} of the measuring time"),
         ("potentiostat", report.log),
     ]
+
+
+def _small_angles(experiment: Experiment) -> str:
+    section = experiment.dstar
+    if section is None:
+        return "none"
+    return f"{section.q_min_inv_angstrom:g} to {section.q_max_inv_angstrom:g} Å⁻¹, {section.points(experiment.integration):.0f} points"
 
 
 def _pixels(shape: tuple[int, ...]) -> str:
