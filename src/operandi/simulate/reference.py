@@ -22,7 +22,7 @@ TABLE_S1: dict[tuple[str, str], dict[str, float | None]] = {
     ("aged", "discharged"): {"normal": 12.9, "bend": 10.9, "agglomerate": 11.6},
 }
 """d* in nm of each region of a cell in each state (10.1039/D4EE00590B, Table S1); None where silicon follows one slope."""
-NANOSTRUCTURED, KNEE = 0.4, 12.0
+NANOSTRUCTURED, KNEE = 0.4, 16.0
 """Amplitude of silicon's power law at 1 Å⁻¹ where small angles are looked at: there it outshines graphite, as in the paper's maps of
 intensity; and the sharpness of its knee, which takes about ± 2 / KNEE in ln q, as a spread of sizes makes it."""
 BRIGHTNESS = 2.5

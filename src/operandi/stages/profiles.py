@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from operandi.errors import ShapeError
+from operandi.kernels.units import run_units
 
 BIN_WIDTH = 0.03
 """Width in ln q up to which points are taken together; d* is found between bins."""
@@ -14,6 +15,8 @@ _LINEAR_ABOVE = 0.1
 """Relative error from which on the logarithm is linearised: that of a noisy value is biased by half the error squared."""
 _NEIGHBOURS = 2
 _LEAST_SIGMA = 1e-6
+_AT_ONCE = 2048
+"""Spectra whose lines are fitted at a time: as many as a processor's cache holds."""
 _MEAN_LOG_NORMAL = -0.635181
 """Expectation of ln |z| of a standard normal z, -(γ + ln 2)/2."""
 
@@ -188,17 +191,42 @@ def fit_power_law(q: np.ndarray, intensity: np.ndarray, sigma: np.ndarray | None
     if not (np.isfinite(q).all() and (q > 0).all()):
         raise ShapeError("a power law needs q above 0: leave other points out")
     middle = np.log(q).mean()
-    x = (np.log(q) - middle).astype(intensity.dtype)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        y = np.log(intensity)
-        weight = np.isfinite(y).astype(intensity.dtype) if sigma is None else np.square(intensity / sigma)
-    bad = ~(np.isfinite(y) & np.isfinite(weight))
-    if bad.any():
+    x = np.log(q) - middle
+    if sigma is None:
+        level, slope = _lines(x, intensity)
+        some = np.flatnonzero(~np.isfinite(slope))
+    else:
+        level, slope = np.full((2, len(intensity)), np.nan)
+        some = np.arange(len(intensity))
+    if len(some):
+        level[some], slope[some] = _weighted_lines(x, intensity[some], None if sigma is None else sigma[some])
+    with np.errstate(over="ignore"):
+        return np.exp(level - slope * middle), slope
+
+
+def _lines(x: np.ndarray, intensity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Value at 0 and slope (n,) of the lines through all of ln intensity over ``x``, whose mean is 0; not finite where a point is none."""
+    project = np.stack([np.full_like(x, 1 / x.size), x / (x @ x)], axis=1).astype(intensity.dtype)
+    found = np.empty((len(intensity), 2))
+
+    def work(unit: int) -> None:
+        part = slice(unit * _AT_ONCE, (unit + 1) * _AT_ONCE)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found[part] = np.log(intensity[part]) @ project
+
+    run_units(work, -(-len(intensity) // _AT_ONCE))
+    return found[:, 0], found[:, 1]
+
+
+def _weighted_lines(x: np.ndarray, intensity: np.ndarray, sigma: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """The same, by the weight of each point; NaN where fewer than two points are there."""
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        y = np.log(intensity.astype(np.float64))
+        weight = np.isfinite(y).astype(np.float64) if sigma is None else np.square(intensity / sigma.astype(np.float64))
+        bad = ~(np.isfinite(y) & np.isfinite(weight))
         y[bad], weight[bad] = 0, 0
-    moments = np.stack([np.ones_like(x), x, x * x], axis=1)
-    n, sx, sxx = (weight @ moments).astype(np.float64).T
-    sy, sxy = ((weight * y) @ moments[:, :2]).astype(np.float64).T
-    with np.errstate(invalid="ignore", divide="ignore"):
+        n, sx, sxx = (weight @ np.stack([np.ones_like(x), x, x * x], axis=1)).T
+        sy, sxy = ((weight * y) @ np.stack([np.ones_like(x), x], axis=1)).T
         slope = (sxy - sx * sy / n) / (sxx - sx**2 / n)
-        slope[~(np.count_nonzero(weight, axis=-1) >= 2)] = np.nan
-        return np.exp((sy - slope * sx) / n - slope * middle), slope
+        slope[np.count_nonzero(weight, axis=-1) < 2] = np.nan
+        return (sy - slope * sx) / n, slope
