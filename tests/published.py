@@ -26,6 +26,7 @@ Y = [-1.25, -0.75, -0.25, 0.25, 0.75, 1.25]
 Q = np.linspace(1.5, 5.0, NQ).tolist()
 PLANE = {"y": {"values": Y, "units": "mm"}, "x": {"values": X, "units": "mm"}}
 QS = {"q": {"values": Q, "units": "1/angstrom"}}
+DSTAR = {"value": "float32", "sigma": "float32", "slope": "float32", "reason": "uint8"}
 TAGS = [5.74, 10.72, 14.82, 17.82]
 RANGES = [(0.0, 11.49), (6.08, 15.36), (11.49, 18.14), (15.36, 20.28)]
 
@@ -58,6 +59,9 @@ def tree() -> Iterator[Product]:
         yield Array(("maps", name), ("frame", "phase", "y", "x"), (0, 2, NY, NX), (1, 2, NY, NX),
                     metadata={"units": "counts/mm/angstrom", "coords": {"phase": {"values": ["Al", "Cu"]}, **PLANE}})  # fmt: skip
         yield Array(("patterns", name), ("image", "q"), (0, NQ), (3, NQ), metadata={"units": "counts", "coords": QS})
+    yield Container(("dstar",), {"reasons": ["", "one slope", "not measured"]})
+    for name, dtype in DSTAR.items():
+        yield Array(("dstar", name), ("frame", "y", "x"), (0, NY, NX), (1, NY, NX), dtype, 0, metadata={"units": "nm", "coords": PLANE})
     for name in ("time", "rotation", "charge"):
         yield Array(("patterns", name), ("image",), (0,), (3,), "float64", metadata={"units": "s"})
     yield Array(("volumes", "intensity"), ("frame", "y", "x", "q"), (0, NY, NX, NQ), (1, 4, 4, NQ), metadata={"coords": {**PLANE, **QS}})
@@ -89,6 +93,10 @@ def frame(number: int) -> Iterator[Product]:
         (("composites", "rgb"), (1, 1, NY, NX, 3), "uint8"),
     ):
         yield Block(path, (number, *(0 for _ in shape[1:])), values(path, number, shape, dtype))
+    for name, dtype in DSTAR.items():
+        path = ("dstar", name)
+        data = values(path, number, (1, NY, NX), dtype)
+        yield Block(path, (number, 0, 0), data % 3 if name == "reason" else data)
     yield step(number)
 
 

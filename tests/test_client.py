@@ -36,6 +36,18 @@ def test_maps_are_labelled_with_charge_time_phase_and_place(result):
     np.testing.assert_array_equal(maps["sigma"].sel(frame=1, phase="Cu"), expected)
 
 
+def test_dstar_is_read_with_its_reasons_in_words(result):
+    found = result.frame(1).dstar
+    assert found["dstar"].dims == ("y", "x")
+    assert found["dstar"].attrs["units"] == "nm"
+    np.testing.assert_array_equal(found["dstar"], values(("dstar", "value"), 1, (1, 6, 5))[0])
+    np.testing.assert_allclose(found["q_star"] * found["dstar"], np.where(np.isnan(found["dstar"]), np.nan, 0.2 * np.pi), rtol=1e-6)
+    codes = values(("dstar", "reason"), 1, (1, 6, 5), "uint8")[0] % 3
+    np.testing.assert_array_equal(found["reason"], np.array(["", "one slope", "not measured"])[codes])
+    assert result.dstar["reason"].dims == ("frame", "y", "x")
+    assert {"dstar", "sigma", "slope", "q_star", "reason"} == set(result.dstar)
+
+
 def test_frames_that_are_not_committed_are_not_shown(result):
     assert result.client["maps/intensity"].shape[0] == 4
     assert result.maps.sizes["frame"] == result.volumes.sizes["frame"] == result.composites.sizes["frame"] == 3

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from operandi.stages.corrections import correct
     from operandi.stages.decomposition import decompose, find_references, reference_patterns
     from operandi.stages.defects import find_regions, match_regions
+    from operandi.stages.dstar import fit_dstar
     from operandi.stages.lithium import (
         balance_lithium,
         lattice_of_oxide,
@@ -51,6 +52,7 @@ _HOMES = {
     "find_regions": "operandi.stages.defects",
     "find_significant": "operandi.stages.significance",
     "find_wobble": "operandi.stages.wobble",
+    "fit_dstar": "operandi.stages.dstar",
     "fit_peaks": "operandi.stages.peaks",
     "fit_ratio": "operandi.stages.overlaps",
     "follow_winding": "operandi.stages.unrolling",
@@ -93,6 +95,7 @@ __all__ = [
     "find_regions",
     "find_significant",
     "find_wobble",
+    "fit_dstar",
     "fit_peaks",
     "fit_ratio",
     "follow_winding",

@@ -326,6 +326,7 @@ def rows(report: Report) -> list[tuple[str, str]]:
         ("map", f"{scan.translations} × {scan.translations} points of {1000 * plan.pitch_mm:.0f} µm"),
         ("maps", ", ".join(w.phase for w in report.experiment.windows) or "none"),
         ("composites", ", ".join(c.name for c in report.experiment.composites) or "none"),
+        ("d*", _small_angles(report.experiment)),
         ("time", f"{duration(plan.duration_s)}; a set {duration(plan.set_s)}, a frame {duration(plan.frame_s)} (without moves)"),
         ("images on disk", "unknown" if detector is None else f"{size(plan.raw_bytes)} before compression"),
         ("results on disk", f"{size(plan.result_bytes)} before compression"),
@@ -365,6 +366,13 @@ def _ratio(windows: Sequence[QWindow], window: QWindow, taken: Subtraction) -> s
         return f"{derived_ratio(windows, window.phase, taken):.3g} (derived)"
     except ShapeError:
         return "unknown"
+
+
+def _small_angles(experiment: Experiment) -> str:
+    section = experiment.dstar
+    if section is None:
+        return "none"
+    return f"{section.q_min_inv_angstrom:g} to {section.q_max_inv_angstrom:g} Å⁻¹, {section.points(experiment.integration):.0f} points"
 
 
 def _pixels(shape: tuple[int, ...]) -> str:

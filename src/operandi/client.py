@@ -22,7 +22,7 @@ from tiled.client.utils import ClientError
 from .errors import NotPublishedError, PublishError
 from .instants import Asked, instant_dataset
 from .nodes import CONVERGENCE, ECHEM, EVENTS, FINISHED, LEDGER, PROCESSED, PROVISIONAL, RAW, STEPS, NodePath
-from .reading import container, coordinates, digests, labelled, nearest, plain, read_table, with_provisional
+from .reading import container, coordinates, digests, labelled, nearest, plain, read_table, told_dstar, with_provisional
 from .stages.instants import Scheme
 from .subscription import Subscription
 
@@ -222,6 +222,11 @@ class Result:
         return self._frames("composites")["rgb"].compute()
 
     @property
+    def dstar(self) -> xr.Dataset:
+        """d* (frame, y, x): ``dstar`` and its ``sigma``, nm, ``q_star``, the ``slope`` above it, and the ``reason`` where there is none."""
+        return told_dstar(self._frames("dstar").compute(), self._node(("dstar",)))
+
+    @property
     def volumes(self) -> xr.Dataset:
         """Volumes (frame, y, x, q), read when computed (dask)."""
         return self._frames("volumes")
@@ -271,13 +276,7 @@ class Result:
         return labelled(self._node(("sinograms", f"{frame:04d}"))).compute().assign_attrs(frame=frame)
 
     def spectrum(self, y: float, x: float, *, frame: int) -> xr.DataArray:
-        """The pattern (q) of the voxel nearest to ``y``, ``x`` (mm from the rotation axis).
-
-        Raises
-        ------
-        NotPublishedError
-            The position lies outside of the volume, or the frame is not committed.
-        """
+        """The pattern (q) of the voxel nearest to ``y``, ``x`` (mm from the rotation axis); see `Frame.spectrum`."""
         return self.frame(frame).spectrum(y, x)
 
     # Frames
@@ -453,6 +452,11 @@ class Frame:
         return self._read("composites")["rgb"].assign_attrs(self._about())
 
     @property
+    def dstar(self) -> xr.Dataset:
+        """d* (y, x): ``dstar`` and its ``sigma``, nm, ``q_star``, the ``slope`` above it, and the ``reason`` where there is none."""
+        return told_dstar(self._read("dstar"), self.result._node(("dstar",)))
+
+    @property
     def volume(self) -> xr.Dataset:
         """Volume (y, x, q)."""
         return self._read("volumes")
@@ -487,13 +491,7 @@ class Frame:
 
 
 def _child(client: Container, path: NodePath, otherwise: str) -> Any:
-    """Node below ``client``.
-
-    Raises
-    ------
-    NotPublishedError
-        There is none.
-    """
+    """Node below ``client``; raises NotPublishedError where there is none."""
     try:
         return container(client)[path]
     except KeyError as error:

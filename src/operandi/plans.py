@@ -47,7 +47,7 @@ def plan_of(experiment: Experiment, image_shape: tuple[int, int], *, images_per_
     image_bytes = image_shape[0] * image_shape[1] * PIXEL_BYTES
     volume_bytes, patterns_bytes = n * n * bins * 4, per_set * bins * 8
     sinogram_bytes = rotations * n * bins * 4
-    maps_bytes = n * n * (8 * len(experiment.windows) + 3 * len(experiment.composites))
+    maps_bytes = n * n * (8 * len(experiment.windows) + 3 * len(experiment.composites) + 13 * (experiment.dstar is not None))
     set_s = per_set * scan.exposure_s
     return Plan(
         images_per_set=per_set,

@@ -75,6 +75,15 @@ def labelled(node: Any, *index: int | slice) -> xr.DataArray:
     return xr.DataArray(node.read(index or None), dims=dims, coords=coords, attrs=attrs)
 
 
+def told_dstar(published: xr.Dataset, node: Any) -> xr.Dataset:
+    """What is published of d* as `operandi.fit_dstar` gives it: with q*, and reasons in words."""
+    about = plain(node.metadata)
+    reasons = np.array(about["reasons"])[published["reason"].to_numpy()]
+    q_star = 0.2 * np.pi / published["value"]
+    dataset = published.rename(value="dstar").assign(q_star=q_star.assign_attrs(units="1/angstrom"))
+    return dataset.assign(reason=(published["reason"].dims, reasons))
+
+
 def nearest(positions: np.ndarray, value: float, dim: str) -> int:
     """Index of the position (mm) nearest to ``value``.
 

@@ -25,7 +25,7 @@ from operandi.sinks.webhook import Webhook
 from operandi.sources.assets import load_correction, load_mask
 from operandi.sources.log_feed import LogFeed, signals_of
 from operandi.sources.signals import Signal, Signals
-from operandi.stages import guardian, scans, volumes
+from operandi.stages import departures, guardian, scans, volumes
 from operandi.stages.charge import at
 from operandi.stages.patterns import Integrator, build_integrator, load_calibration, warm_up
 from operandi.stages.routes import Routes, describes, why_not_ours
@@ -234,6 +234,8 @@ class Callback:
         self.integrator = make_integrator(experiment)
         warm_up(self.integrator)
         volumes.warm_up()
+        if experiment.dstar is not None:
+            departures.warm_up()
         self._on_status, self._patience_s = on_status, patience_s
         self._late_s = (experiment.potentiostat.late_s if experiment.potentiostat else 0.0) if late_s is None else late_s
         self._intake: Intake | None = None

@@ -13,7 +13,7 @@ import numpy as np
 from operandi.errors import ShapeError
 from operandi.experiment import Experiment
 from operandi.nodes import Closed, Product
-from operandi.pipeline import completion, publication, travels
+from operandi.pipeline import completion, publication, sizes, travels
 from operandi.pipeline.completion import Completion
 from operandi.pipeline.phases import View
 from operandi.pipeline.sets import ADMITTED, MeasuredSet, Positions, SetBuffer, close, refuse_off_grid, without_backlash
@@ -330,7 +330,9 @@ def _make(state: State, span: scans.Span) -> Iterator[Product]:
     tomogram = tomogram.without_arrays()
     yield publication.provisional_row(tomogram, state.log, state.clock, covered=_covered(state, tomogram))
     yield from _unhurried(state)
-    yield publication.volume_block(tomogram, volume_of(tomogram, members, state.experiment, state.axis, _room(state)))
+    volume = volume_of(tomogram, members, state.experiment, state.axis, _room(state))
+    yield publication.volume_block(tomogram, volume)
+    yield from sizes.blocks(span.frame, volume, state.integrator.q, state.experiment.dstar)
     yield from publication.sinogram_products(tomogram, members, state.experiment.scan, state.integrator.q, state.axis, state.backlash)
     state.waiting.append(tomogram)
 

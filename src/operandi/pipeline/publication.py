@@ -25,7 +25,7 @@ from operandi.nodes import (
     Rows,
     Table,
 )
-from operandi.pipeline import completion
+from operandi.pipeline import completion, sizes
 from operandi.pipeline.phases import LOG_GAP_S
 from operandi.pipeline.sets import ADMITTED, STATUS, MeasuredSet, SetBuffer
 from operandi.pipeline.tomograms import Tomogram, take_lines
@@ -84,6 +84,7 @@ def tree(experiment: Experiment, integrator: Integrator) -> Iterator[Product]:
         shape = (len(names), n, n, 3)
         yield Array(("composites", "rgb"), ("frame", "composite", "y", "x", "rgb"), (0, *shape), (1, *shape), "uint8", 0,
                     metadata={"coords": coords})  # fmt: skip
+    yield from sizes.tree(experiment)
     yield from completion.tree(experiment)
 
 

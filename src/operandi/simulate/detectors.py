@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from numba import njit
 
 from operandi.errors import GeometryError
 from operandi.experiment import Experiment
-from operandi.simulate.reference import profiles
+from operandi.simulate.reference import Scatterer, profiles
 
 GAP, DEAD, HOT = -1, -2, 1_048_575
 DRIFT = 0.05
@@ -42,8 +43,8 @@ class Response:
     air_mm: float = 1.0
 
 
-def response(experiment: Experiment, *, strength: float = 1.0) -> Response:
-    """The response of an experiment's detector; ``strength`` scales all counts (flux × exposure).
+def response(experiment: Experiment, *, strength: float = 1.0, scatterers: Mapping[str, Scatterer] | None = None) -> Response:
+    """The response of an experiment's detector; ``strength`` scales all counts (flux × exposure), ``scatterers`` are what is in the cell.
 
     Polarization and solid angle follow pyFAI, so that an integration with the same calibration undoes them.
 
@@ -76,7 +77,7 @@ def response(experiment: Experiment, *, strength: float = 1.0) -> Response:
     grid = np.linspace(max(float(q.min()), Q_MIN), min(float(q.max()), Q_MAX), _GRID)
     position = np.clip((q.ravel() - grid[0]) / (grid[1] - grid[0]), 0, _GRID - 1.001)
     return Response(
-        table=profiles(grid).astype(np.float32),
+        table=profiles(grid, scatterers).astype(np.float32),
         position=position.astype(np.float32),
         weight=(strength * weight.ravel()).astype(np.float32),
         flags=_flags(mask),

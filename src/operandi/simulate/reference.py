@@ -7,14 +7,24 @@ Weak lines that fall into another phase's window are kept on purpose, and NMC 11
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from operandi.simulate.phantom import SPECIES
 
 TWO_PI = 2 * np.pi
+TABLE_S1: dict[tuple[str, str], dict[str, float | None]] = {
+    ("fresh", "charged"): {"normal": 11.8, "bend": 10.8, "agglomerate": 10.9},
+    ("fresh", "discharged"): {"normal": None, "bend": 10.8, "agglomerate": 11.6},
+    ("aged", "charged"): {"normal": 14.1, "bend": 10.9, "agglomerate": 11.1},
+    ("aged", "discharged"): {"normal": 12.9, "bend": 10.9, "agglomerate": 11.6},
+}
+"""d* in nm of each region of a cell in each state (10.1039/D4EE00590B, Table S1); None where silicon follows one slope."""
+NANOSTRUCTURED, KNEE = 0.4, 16.0
+"""Amplitude of silicon's power law at 1 Å⁻¹ where small angles are looked at: there it outshines graphite, as in the paper's maps of
+intensity; and the sharpness of its knee, which takes about ± 2 / KNEE in ln q, as a spread of sizes makes it."""
 BRIGHTNESS = 2.5
 """Counts of a pixel in the middle of the detector for one unit of the strengths below, at the nominal monitor."""
 
@@ -119,6 +129,28 @@ def scatterers() -> dict[str, Scatterer]:
     }
 
 
+_BELOW = 1.2
+"""Exponent below q*."""
+
+
+def nanostructured(dstar_nm: Mapping[str, float | None]) -> dict[str, Scatterer]:
+    """`scatterers` with silicon as small angles see it, of the given d* in nm for each of ``SILICON_STATES`` (None: one slope)."""
+    silicon = {name: replace(_silicon(3.4, d), power=(NANOSTRUCTURED, 3.4)) for name, d in dstar_nm.items()}
+    return scatterers() | silicon
+
+
+def silicon_of(age: str, state: str) -> dict[str, Scatterer]:
+    """Everything that scatters in a ``fresh`` or ``aged`` cell that is ``charged`` or ``discharged``, with the d* of `TABLE_S1`.
+
+    Where a cell is full or empty each region holds silicon in one state only: "silicon normal" or "silicon discharged", "silicon bend",
+    "silicon agglomerate" or "silicon agglomerate discharged".
+    """
+    regions = TABLE_S1[age, state]
+    names = {"silicon normal": "normal", "silicon discharged": "normal", "silicon bend": "bend"}
+    names |= {"silicon agglomerate": "agglomerate", "silicon agglomerate discharged": "agglomerate"}
+    return nanostructured({species: regions[region] for species, region in names.items()})
+
+
 def profile(scatterer: Scatterer, q: np.ndarray) -> np.ndarray:
     """Intensity of a scatterer at ``q`` (any shape, Å⁻¹, above 0)."""
     q = np.maximum(np.asarray(q, float), 1e-4)
@@ -134,11 +166,11 @@ def profile(scatterer: Scatterer, q: np.ndarray) -> np.ndarray:
 
 def _small_angles(scatterer: Scatterer, q: np.ndarray) -> np.ndarray:
     amplitude, exponent = scatterer.power
-    power = amplitude * q**-exponent
     if scatterer.q_star is None:
-        return power
-    below = amplitude * scatterer.q_star**-exponent * (q / scatterer.q_star) ** -1.2
-    return np.where(q < scatterer.q_star, below, power)
+        return amplitude * q**-exponent
+    relative = q / scatterer.q_star
+    knee = (1 + relative**-KNEE) ** ((_BELOW - exponent) / KNEE)
+    return amplitude * q**-exponent * knee
 
 
 def air(q: np.ndarray) -> np.ndarray:
@@ -147,7 +179,7 @@ def air(q: np.ndarray) -> np.ndarray:
     return 2.0 * np.exp(-q / 1.1) + 0.6 + 1e-4 * q**-3.0
 
 
-def profiles(q: np.ndarray, species: Sequence[str] = SPECIES) -> np.ndarray:
+def profiles(q: np.ndarray, known: Mapping[str, Scatterer] | None = None) -> np.ndarray:
     """Counts of a pixel (pixel, species + 1) at ``q`` (pixel,) for one millimetre; the last column is the air's."""
-    known = scatterers()
-    return BRIGHTNESS * np.stack([*(profile(known[name], q) for name in species), air(q)], axis=-1)
+    known = scatterers() if known is None else known
+    return BRIGHTNESS * np.stack([*(profile(known[name], q) for name in SPECIES), air(q)], axis=-1)

@@ -1,0 +1,121 @@
+"""Regions of a cell: their mean profiles, the d* of each, and the table of them over cells and states."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from operandi.errors import ShapeError
+from operandi.stages.dstar import fit_dstar
+
+REGIONS: Mapping[int, str] = {1: "normal", 2: "bend", 3: "agglomerate"}
+"""Labels of a map of regions; 0 is outside of all."""
+TABLE_COLUMNS: Mapping[str, str] = {
+    "state": "str",
+    "region": "str",
+    "voxels": "int64",
+    "dstar_nm": "float64",
+    "sigma_nm": "float64",
+    "q_star_inv_angstrom": "float64",
+    "slope": "float64",
+    "reason": "str",
+}
+"""Columns of `region_table`, for a table of the published tree."""
+
+
+def region_profiles(volume: xr.DataArray | xr.Dataset, labels: xr.DataArray, *, names: Mapping[int, str] = REGIONS) -> xr.Dataset:
+    """The mean profile of each region, of small or of wide angles, and how much its voxels differ.
+
+    Parameters
+    ----------
+    volume : dims …, q: the intensity, or a Dataset of `intensity` and perhaps `sigma`. NaN is not measured, and left out.
+    labels : integers over all dims of the volume but q.
+    names : of the labels; others are left out.
+
+    Returns
+    -------
+    Dataset (region, q): `intensity`, the mean; `spread`, the standard deviation of its voxels; `sigma`, that of the mean: by the voxels'
+    own, taken as independent, where there are, else by their spread; and (region) `voxels`, how many have been measured. A region
+    without voxels is NaN, as is the spread of one voxel.
+
+    Raises
+    ------
+    ShapeError
+        If labels are no whole numbers, or do not fit the volume.
+    """
+    dataset = volume if isinstance(volume, xr.Dataset) else volume.rename("intensity").to_dataset()
+    dims = tuple(dim for dim in dataset["intensity"].dims if dim != "q")
+    if "q" not in dataset["intensity"].dims or set(labels.dims) != set(dims) or any(labels.sizes[d] != dataset.sizes[d] for d in dims):
+        raise ShapeError(f"labels {dict(labels.sizes)} do not fit the volume {dict(dataset['intensity'].sizes)}: give one for each voxel")
+    if labels.dtype.kind not in "iub":
+        raise ShapeError(f"labels are of dtype {labels.dtype}: give whole numbers, 0 for what belongs to no region")
+    where = labels.transpose(*dims).to_numpy()
+    intensity = dataset["intensity"].transpose(*dims, "q").to_numpy()
+    sigma = dataset["sigma"].transpose(*dims, "q").to_numpy() if "sigma" in dataset else None
+    means = [_mean(intensity[where == label], None if sigma is None else sigma[where == label]) for label in names]
+    units = {"units": dataset["intensity"].attrs.get("units", "1")}
+    arrays: dict[str, Any] = {
+        name: (("region", "q"), np.stack([m[i] for m in means]), units) for i, name in enumerate(("intensity", "sigma", "spread"))
+    }
+    voxels = [int(np.isfinite(intensity[where == label]).any(axis=-1).sum()) for label in names]
+    return xr.Dataset(arrays | {"voxels": ("region", voxels)}, {"region": list(names.values()), "q": dataset["q"]})
+
+
+def _mean(values: np.ndarray, sigma: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean (q,) of voxels (voxel, q), its standard deviation, and theirs."""
+    values = values.astype(np.float64)
+    good = np.isfinite(values)
+    n = good.sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(good, values, 0).sum(axis=0) / n
+        spread = np.sqrt(np.where(good, (values - mean) ** 2, 0).sum(axis=0) / np.where(n > 1, n - 1, np.nan))
+        error = spread / np.sqrt(n) if sigma is None else np.sqrt(np.where(good, sigma.astype(np.float64) ** 2, 0).sum(axis=0)) / n
+    return mean, error, spread
+
+
+def region_table(states: Mapping[str, xr.Dataset], **how: Any) -> pd.DataFrame:
+    """d* of each region in each state, by its mean profile: Table S1 of 10.1039/D4EE00590B for any states.
+
+    Parameters
+    ----------
+    states : name of a state, such as ``fresh, charged``, → its `region_profiles`.
+    how : options of `fit_dstar`.
+
+    Returns
+    -------
+    A row for each state and region, in `TABLE_COLUMNS`; without d* the number is NaN, and ``reason`` says why. Write it with ``to_csv``.
+
+    Raises
+    ------
+    ShapeError
+        As `fit_dstar` does.
+    """
+    parts = []
+    for state, profiles in states.items():
+        errors = profiles["sigma"] if bool(np.isfinite(profiles["sigma"]).any()) else None
+        found = fit_dstar(profiles["intensity"], sigma=errors, **how)
+        parts.append(
+            pd.DataFrame(
+                {
+                    "state": state,
+                    "region": profiles["region"].to_numpy().astype(str),
+                    "voxels": profiles["voxels"].to_numpy(),
+                    "dstar_nm": found["dstar"].to_numpy(),
+                    "sigma_nm": found["sigma"].to_numpy(),
+                    "q_star_inv_angstrom": found["q_star"].to_numpy(),
+                    "slope": found["slope"].to_numpy(),
+                    "reason": found["reason"].to_numpy().astype(str),
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(TABLE_COLUMNS))
+
+
+def as_printed(table: pd.DataFrame) -> pd.DataFrame:
+    """A `region_table` as the paper prints it: states down, regions across, nm to one decimal; the reason where there is no d*."""
+    numbers = [f"{d:.1f}" if np.isfinite(d) else reason for d, reason in zip(table["dstar_nm"], table["reason"], strict=True)]
+    text = table.assign(text=numbers)
+    printed = text.pivot(index="state", columns="region", values="text")
+    return printed.loc[list(dict.fromkeys(text["state"])), list(dict.fromkeys(text["region"]))]
