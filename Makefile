@@ -34,7 +34,7 @@ demo: $(STAMP)
 	$(BIN)/operandi demo --folder demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

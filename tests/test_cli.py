@@ -47,11 +47,13 @@ def geometry(tmp_path: Path) -> list[str]:
 
 def test_help_answers_without_loading_anything_heavy():
     done = subprocess.run([sys.executable, "-m", "operandi", "--help"], capture_output=True, text=True, check=True)
-    for command in ("check", "init", "integrate", "echem", "tomogram", "rehearse", "run", "replay", "serve", "demo", "profile"):
+    for command in ("check", "init", "integrate", "echem", "tomogram", "rehearse", "run", "replay", "serve", "demo", "figures", "profile"):
         assert command in done.stdout
 
 
-@pytest.mark.parametrize("command", ["check", "init", "integrate", "echem", "tomogram", "rehearse", "run", "replay", "serve", "demo"])
+@pytest.mark.parametrize(
+    "command", ["check", "init", "integrate", "echem", "tomogram", "rehearse", "run", "replay", "serve", "demo", "figures"]
+)
 def test_every_command_has_an_example(command, capsys):
     assert run(command, "--help") == 0
     assert f"Example: operandi {command}" in " ".join(capsys.readouterr().out.split())

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from operandi.sources.potentiostat import read_potentiostat
     from operandi.stages.axis import compare_axes, find_axis
     from operandi.stages.charge import windows
+    from operandi.stages.composites import composite
     from operandi.stages.corrections import correct
     from operandi.stages.decomposition import decompose, find_references, reference_patterns
     from operandi.stages.defects import find_regions, match_regions
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
         lithium_of_lattice,
         lithium_of_spacing,
     )
-    from operandi.stages.maps import composite, screen
+    from operandi.stages.maps import screen
     from operandi.stages.overlaps import fit_ratio, intruders, overlaps
     from operandi.stages.patterns import integrate
     from operandi.stages.peaks import fit_peaks
@@ -43,7 +44,7 @@ _HOMES = {
     "balance_lithium": "operandi.stages.lithium",
     "callback": "operandi.runner",
     "compare_axes": "operandi.stages.axis",
-    "composite": "operandi.stages.maps",
+    "composite": "operandi.stages.composites",
     "correct": "operandi.stages.corrections",
     "decompose": "operandi.stages.decomposition",
     "find_axis": "operandi.stages.axis",

@@ -25,7 +25,9 @@ from operandi.client import Result
 from operandi.client import open as open_catalog
 from operandi.errors import OperandiError
 from operandi.experiment_file import load_experiment
-from operandi.montage import draw_montage
+from operandi.gallery.items import Look
+from operandi.gallery.material import Material
+from operandi.gallery.series import overview
 from operandi.server.embedded import RunningServer, start_server
 from operandi.simulate.beamline import demo_file
 from operandi.simulate.comparison import correlations, load_truth
@@ -184,7 +186,7 @@ def _announce(server: RunningServer, key: str, seen: int, console: Console) -> i
 
 def _report(folder: Path, file: Path, server: RunningServer, result: Result, console: Console) -> dict[str, Any]:
     experiment = load_experiment(file)
-    draw_montage(result).savefig(folder / "montage.png", dpi=130)
+    overview(Material(result), Look(("paper",))).savefig(folder / "montage.png", dpi=200)
     truth = correlations(result.maps, load_truth(folder / "images" / "truth.h5"))
     console.print("replaying the run from its journal …")
     documents = sources.from_journal(experiment.publishing.journal, result.metadata["run_uid"])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -110,6 +111,15 @@ def status_shown() -> Iterator[Callable[[Status], None]]:
         yield lambda status: live.update(status_view(status))
     if not shown.is_terminal:
         shown.print()
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[str, int], None]]:
+    """A function that advances a progress bar by one of so many, naming what is done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"), TimeElapsedColumn())
+    with Progress(*columns, console=console(), transient=True) as bar:
+        task = bar.add_task(what, total=None, note="")
+        yield lambda note, total: bar.update(task, advance=1, total=total, note=note)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ Q = 0.01 + (np.arange(BINS) + 0.5) * 0.002
 class Given:
     """An integrator that takes the images for patterns: the counts of one row of pixels, one for each bin."""
 
-    q, shape = Q, (1, BINS)
+    q, shape, correlation = Q, (1, BINS), None
 
     def __call__(self, images: np.ndarray) -> Patterns:
         values = images[:, 0].astype(np.float32)

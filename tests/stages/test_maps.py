@@ -4,7 +4,7 @@ import xarray as xr
 
 from operandi.errors import ShapeError
 from operandi.experiment import DEFAULT_WINDOWS, QWindow, Subtraction
-from operandi.stages.maps import apply_weights, composite, composite_arrays, composite_limits, screen, window_weights
+from operandi.stages.maps import apply_weights, screen, window_weights
 
 Q = np.linspace(1.5, 2.5, 501)
 WINDOWS = {"a": (1.7, 1.8), "b": (2.0, 2.031)}
@@ -145,50 +145,3 @@ def test_without_windows_the_defaults_that_the_volume_holds_are_screened():
         screen(volume(np.ones(5), np.linspace(8, 9, 5)))
     with pytest.raises(ShapeError, match="no window"):
         screen(volume(np.ones(Q.size)), [])
-
-
-MAPS = xr.DataArray(
-    np.stack([np.arange(16.0).reshape(4, 4), np.full((4, 4), 7.0), np.full((4, 4), np.nan)]),
-    {"phase": ["a", "b", "c"]},
-    ("phase", "y", "x"),
-)
-
-
-def test_a_composite_runs_from_black_at_the_lower_to_full_at_the_upper_limit():
-    picture = composite(MAPS, red="a", limits={"red": (0, 15)})
-    assert picture.dims == ("y", "x", "rgb")
-    assert picture.dtype == np.uint8
-    np.testing.assert_array_equal(picture[..., 0], np.rint(MAPS[0] * 17))
-    assert not picture[..., 1:].any()
-    brighter = composite(MAPS, red="a", limits={"red": (0, 15)}, gamma=2.0)
-    assert (brighter >= picture).all()
-
-
-def test_a_colour_may_show_the_sum_of_several_phases():
-    picture = composite(MAPS, green=("a", "b"), limits={"green": (7, 22)})
-    np.testing.assert_array_equal(picture[..., 1], np.rint(MAPS[0] * 17))
-
-
-def test_one_scale_holds_over_a_series():
-    series = xr.concat([MAPS, 2 * MAPS], "frame")
-    limits = composite_limits(series, red="a", percentiles=(0, 100))
-    assert limits == {"red": (0, 30)}
-    assert composite(MAPS, red="a", limits=limits)[..., 0].max() == 128
-    assert composite(series, red="a", limits=limits).dims == ("frame", "y", "x", "rgb")
-
-
-def test_what_is_nan_or_without_range_is_black():
-    assert not composite(MAPS, red="b", blue="c").any()
-
-
-def test_layers_share_one_scale():
-    picture = composite_arrays([np.array([[0.0, 1]]), np.array([[2.0, 4]]), np.array([[-1, np.nan]])], 2.0)
-    np.testing.assert_array_equal(picture, [[[0, 255, 0], [128, 255, 0]]])
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"red": "d"}, {}, {"red": "a", "percentiles": (5, 5)}, {"red": "a", "gamma": 0}, {"red": "a", "limits": {"red": (0, np.nan)}}]
-)
-def test_composites_that_cannot_be_are_refused(wrong: dict):
-    with pytest.raises(ShapeError):
-        composite(MAPS, **wrong)

@@ -4,7 +4,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from operandi.cli import experiments, measurements, service  # noqa: F401 - their commands join the application
+from operandi.cli import experiments, figures, measurements, service  # noqa: F401 - their commands join the application
 from operandi.cli.application import app, options
 from operandi.errors import OperandiError
 

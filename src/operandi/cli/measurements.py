@@ -73,7 +73,7 @@ def integrate(
         write_patterns(result, output, names=names)
         console.print(f"patterns: {output}", highlight=False)
     if plot is not None:
-        from operandi.figures import draw_patterns
+        from operandi.figures.measurements import draw_patterns
 
         terminal.save(draw_patterns(result, names=names, reflections=reflections), plot)
 
@@ -112,7 +112,7 @@ def echem(
     no_plot: Annotated[bool, typer.Option("--no-plot", help="Draw nothing.")] = False,
 ) -> None:
     """Read potentiostat logs: their extent, ranges and steps; draw voltage, current and charge over time, steps shaded."""
-    from operandi.plots import draw_echem, summary
+    from operandi.figures.echem import draw_echem, summary
     from operandi.sources.potentiostat import read_potentiostat
 
     if len(files) > 1 and (output or plot):
@@ -169,7 +169,7 @@ def tomogram(
     lines, positions = result.sinogram.shape
     print(f"{name}: {lines} angles × {positions} positions; axis at {result.axis.position:.5g} ± {result.axis.uncertainty:.1g} mm")
     if plot is not None:
-        from operandi.figures import draw_tomogram
+        from operandi.figures.measurements import draw_tomogram
 
         terminal.save(draw_tomogram(result.sinogram, result.volume, axis_mm=result.axis.position, title=name), plot)
     if tiled is not None:

@@ -33,7 +33,8 @@ from operandi.stages import charge, scans
 from operandi.stages.axis import Axis
 from operandi.stages.backlash import Backlash
 from operandi.stages.clocks import ClockOffset
-from operandi.stages.maps import composite_arrays, map_correlations, window_weights
+from operandi.stages.composites import composite_arrays
+from operandi.stages.maps import map_correlations, window_weights
 from operandi.stages.patterns import Integrator, correlation_attrs
 from operandi.stages.volumes import grid_mm
 

@@ -1,7 +1,7 @@
-"""Volumes to maps (Q-screening), and maps in false colour."""
+"""Volumes to maps (Q-screening)."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +11,6 @@ from operandi.errors import ShapeError
 from operandi.experiment import DEFAULT_WINDOWS, QWindow
 from operandi.stages.overlaps import mixing
 from operandi.stages.windows import Background, Windows, as_windows, bin_edges, plain_weights, weights_of
-
-Limits = Mapping[str, tuple[float, float]]
-Phases = str | Sequence[str]
-
-COLOURS = ("red", "green", "blue")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,103 +168,3 @@ def _provenance(windows: Sequence[QWindow], background: Background | None) -> di
         "background": [background or w.background for w in windows],
         "subtract": [", ".join(f"{t.ratio} × {t.phase}" for t in w.subtract) for w in windows],
     }
-
-
-def composite(
-    maps: xr.Dataset | xr.DataArray,
-    red: Phases = (),
-    green: Phases = (),
-    blue: Phases = (),
-    *,
-    limits: Limits | None = None,
-    percentiles: tuple[float, float] = (1.0, 99.5),
-    gamma: float = 1.0,
-) -> xr.DataArray:
-    """Maps in false colour, uint8 (…, rgb), ready for any image file or screen.
-
-    Each colour is a phase or the sum of several, scaled linearly from black at the lower to full at the upper limit, then raised to
-    ``1 / gamma``. NaN is black, as is a colour without phase.
-
-    Parameters
-    ----------
-    maps : dims phase, …: the intensity, or a Dataset that holds `intensity`.
-    limits : colour → (lower, upper), such as `composite_limits` of a whole series gives; colours that it lacks get their own.
-    percentiles : of the finite voxels, the limits of the other colours.
-
-    Raises
-    ------
-    ShapeError
-        If a phase is unknown, no colour has one, or percentiles, limits or gamma make no scale.
-    """
-    intensity = _intensity(maps)
-    chosen = _chosen(intensity, red, green, blue)
-    scales = composite_limits(intensity, red, green, blue, percentiles=percentiles) | dict(limits or {})
-    if not gamma > 0:
-        raise ShapeError(f"gamma must be above 0, got {gamma}")
-    template = intensity.isel(phase=0, drop=True)
-    rgb = np.zeros((*template.shape, 3), np.uint8)
-    for channel, colour in enumerate(COLOURS):
-        if colour in chosen:
-            rgb[..., channel] = _shade(chosen[colour], *scales[colour], gamma)
-    attrs = {"units": "1", **{colour: list(_names(phases)) for colour, phases in zip(COLOURS, (red, green, blue), strict=True)}}
-    attrs |= {f"{colour}_limits": [float(v) for v in scales[colour]] for colour in chosen}
-    return xr.DataArray(rgb, {**template.coords, "rgb": list(COLOURS)}, (*template.dims, "rgb"), "rgb", attrs)
-
-
-def composite_limits(
-    maps: xr.Dataset | xr.DataArray,
-    red: Phases = (),
-    green: Phases = (),
-    blue: Phases = (),
-    *,
-    percentiles: tuple[float, float] = (1.0, 99.5),
-) -> dict[str, tuple[float, float]]:
-    """Colour → (lower, upper) limit from percentiles of the finite voxels; of maps with a frame dimension, one scale for the series."""
-    if not 0 <= percentiles[0] < percentiles[1] <= 100:
-        raise ShapeError(f"percentiles must be two increasing numbers from 0 to 100, got {percentiles}")
-    limits = {}
-    for colour, values in _chosen(_intensity(maps), red, green, blue).items():
-        finite = values[np.isfinite(values)]
-        low, high = np.percentile(finite, percentiles) if finite.size else (0.0, 0.0)
-        limits[colour] = (float(low), float(high))
-    return limits
-
-
-def composite_arrays(layers: Sequence[np.ndarray], upper: float, *, lower: float = 0.0, gamma: float = 1.0) -> np.ndarray:
-    """Red, green and blue layers (y, x) as one picture (y, x, rgb) uint8, on one scale from black at ``lower`` to full at ``upper``."""
-    return np.stack([_shade(layer, lower, upper, gamma) for layer in layers], axis=-1)
-
-
-def _names(phases: Phases) -> tuple[str, ...]:
-    return (phases,) if isinstance(phases, str) else tuple(phases)
-
-
-def _intensity(maps: xr.Dataset | xr.DataArray) -> xr.DataArray:
-    intensity = maps["intensity"] if isinstance(maps, xr.Dataset) else maps
-    if "phase" not in intensity.coords:
-        raise ShapeError(f"maps need the dimension phase and its names; they have {dict(intensity.sizes)}")
-    return intensity
-
-
-def _chosen(intensity: xr.DataArray, red: Phases, green: Phases, blue: Phases) -> dict[str, np.ndarray]:
-    """Colour → sum of its phases, for the colours that have some."""
-    known = [str(name) for name in intensity["phase"].to_numpy()]
-    chosen = {}
-    for colour, phases in zip(COLOURS, (red, green, blue), strict=True):
-        if unknown := [name for name in _names(phases) if name not in known]:
-            raise ShapeError(f"{colour} shows {', '.join(map(repr, unknown))}, but the maps are {', '.join(map(repr, known))}")
-        if _names(phases):
-            chosen[colour] = sum(intensity.isel(phase=known.index(name), drop=True).to_numpy() for name in _names(phases))
-    if not chosen:
-        raise ShapeError(f"a composite needs a phase for at least one of red, green, blue; the maps are {', '.join(map(repr, known))}")
-    return chosen
-
-
-def _shade(values: np.ndarray, low: float, high: float, gamma: float) -> np.ndarray:
-    """uint8 brightness; all black where there is no range."""
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise ShapeError(f"limits of a colour must be finite, got {low} and {high}")
-    if high <= low:
-        return np.zeros(values.shape, np.uint8)
-    share = np.clip(np.nan_to_num((values - low) / (high - low), nan=0.0), 0, 1)
-    return np.rint(255 * share ** (1 / gamma)).astype(np.uint8)

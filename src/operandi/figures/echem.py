@@ -1,4 +1,4 @@
-"""Pictures and words for a potentiostat's log."""
+"""The electrochemistry: figures and words for a potentiostat's log, and figures of the cell while it was measured."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import numpy as np
+import pandas as pd
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from operandi.errors import NotPublishedError
+from operandi.figures import style
 from operandi.stages.charge import PHASES, Log, longest_gap, phases
 
 _PANELS = (("voltage", "Voltage", "V", "#1f4e79"), ("current", "Current", "mA", "#a23b3b"), ("charge", "Charge", "mAh", "#3b7a3b"))
@@ -21,6 +25,7 @@ _THOUSANDTH = {"V": "mV", "mA": "µA", "mAh": "µAh"}
 _MOST_STEPS = 40
 
 
+@style.styled
 def draw_echem(dataset: xr.Dataset) -> Figure:
     """Voltage, current and charge over time, shaded by the phase of the cycle; steps of the protocol are parted by lines and numbered.
 
@@ -40,7 +45,7 @@ def draw_echem(dataset: xr.Dataset) -> Figure:
     second, unit = next((scale, name) for most, scale, name in _TIMES if elapsed[-1] <= most)
     time, stretches, labels = elapsed / second, list(_stretches(dataset["step"].values)), phases(_log(dataset))
     silent = np.flatnonzero(np.diff(elapsed) > longest_gap(elapsed)) + 1
-    figure = Figure(figsize=(10, 7), layout="constrained")
+    figure = style.sheet(style.TWO_COLUMNS_MM, 124)
     panels = figure.subplots(len(_PANELS), 1, sharex=True)
     for panel, (name, quantity, of, colour) in zip(panels, _PANELS, strict=True):
         _shade(panel, time, labels, longest_gap(elapsed) / second)
@@ -61,7 +66,7 @@ def draw_echem(dataset: xr.Dataset) -> Figure:
         panel.grid(axis="y", color="0.85", linewidth=0.5)
     _name_steps(panels[0], time, dataset["step"].values, stretches)
     handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(PHASES), frameon=False, fontsize=9)
+    figure.legend(handles, names, loc="outside lower center", ncols=len(PHASES))
     panels[-1].set_xlabel(f"{unit} since {_local(dataset, 0)[:19]} ({dataset.attrs.get('timezone', 'UTC')})")
     panels[0].set_title("  ".join(filter(None, [Path(str(dataset.attrs.get("file", ""))).name, str(dataset.attrs.get("technique", ""))])))
     return figure
@@ -99,8 +104,83 @@ def _name_steps(panel, hours: np.ndarray, step: np.ndarray, stretches: list[tupl
     for first, last in stretches:
         if len(stretches) > 1 and hours[last] - hours[first] > room:
             middle = 0.5 * (hours[first] + hours[last])
-            style = {"ha": "center", "va": "top", "fontsize": 8, "color": "0.25"}
+            style = {"ha": "center", "va": "top", "fontsize": 6.5, "color": "0.25"}
             panel.text(middle, 0.98, str(step[first]), transform=panel.get_xaxis_transform(), **style)
+
+
+@style.styled
+def draw_cycling(echem: pd.DataFrame, steps: pd.DataFrame) -> Figure:
+    """Voltage, current and charge of the cell over the time of a result, its frames marked.
+
+    Parameters
+    ----------
+    echem : `Result.echem`: time (UTC epoch s), voltage (V), current (mA), charge (mAh).
+    steps : `Result.steps`: what each frame spans in time and in charge, and its tag.
+
+    Raises
+    ------
+    NotPublishedError
+        The log is empty.
+    """
+    if echem.empty:
+        raise NotPublishedError("no potentiostat log covers the run, so that voltage, current and charge are unknown")
+    hours = _hours(echem["time"].to_numpy(), steps)
+    figure = style.sheet(style.TWO_COLUMNS_MM, 110)
+    above, *panels = figure.subplots(len(_PANELS) + 1, 1, sharex=True, height_ratios=[0.9, 2, 2, 2.6])
+    _draw_spans(above, steps)
+    for panel, (name, quantity, unit, colour) in zip(panels, _PANELS, strict=True):
+        values, factor = _readable(echem[name].to_numpy())
+        panel.plot(hours, values, color=colour)
+        panel.set_ylabel(f"{quantity} ({unit if factor == 1 else _THOUSANDTH[unit]})")
+        panel.grid(axis="y", color="0.88", linewidth=0.5)
+    _mark_tags(panels[-1], steps, _readable(echem["charge"].to_numpy())[1])
+    panels[-1].set_xlabel("Time since the first projection (h)")
+    figure.align_ylabels()
+    return figure
+
+
+def draw_cell_state(axes: Axes, echem: pd.DataFrame, steps: pd.DataFrame) -> None:
+    """Voltage and charge against time on one panel, the tags of the frames on the charge; an empty log is said in words."""
+    if echem.empty:
+        axes.text(0.5, 0.5, "the charge is unknown: no potentiostat log covers the run", ha="center", va="center", transform=axes.transAxes)
+        axes.set(yticks=[], xlabel="Time since the first projection (h)")
+        return
+    hours = _hours(echem["time"].to_numpy(), steps)
+    (_, voltage, unit, blue), _, (_, charge, amount, green) = _PANELS
+    axes.plot(hours, echem["voltage"], color=blue)
+    axes.set_xlabel("Time since the first projection (h)")
+    axes.set_ylabel(f"{voltage} ({unit})", color=blue)
+    right = axes.twinx()
+    right.plot(hours, echem["charge"], color=green)
+    right.set_ylabel(f"{charge} ({amount})", color=green)
+    _mark_tags(right, steps, 1.0)
+
+
+def _draw_spans(axes: Axes, steps: pd.DataFrame) -> None:
+    """A numbered bar for each frame over the time that it spans; those that overlap lie one above the other."""
+    begin, end = _hours(steps["t_start"].to_numpy(), steps), _hours(steps["t_end"].to_numpy(), steps)
+    free: list[float] = []
+    for number, first, last in zip(steps["frame"], begin, end, strict=True):
+        lane = next((n for n, until in enumerate(free) if until <= first + 0.02 * (last - first)), len(free))
+        free[lane : lane + 1] = [last]
+        axes.plot([first, last], [lane, lane], color="0.6", linewidth=1.5, solid_capstyle="butt")
+        axes.annotate(f"{number}", ((first + last) / 2, lane), fontsize=6, ha="center", va="center",
+                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8})  # fmt: skip
+    axes.set(yticks=[], ylabel="Frames", ylim=(len(free) - 0.4, -0.6))
+
+
+def _hours(time: np.ndarray, steps: pd.DataFrame) -> np.ndarray:
+    return (time - steps["t_start"].min()) / 3600
+
+
+def _mark_tags(axes: Axes, steps: pd.DataFrame, factor: float) -> None:
+    """The tag of each frame whose charge is known, with its number."""
+    known = steps[np.isfinite(steps["q_mah"])]
+    middle = _hours((np.asarray(known["t_start"]) + np.asarray(known["t_end"])) / 2, steps)
+    axes.plot(middle, known["q_mah"] * factor, "o", color=_PANELS[2][3], markersize=3.5)
+    for number, x, tag in zip(known["frame"], middle, known["q_mah"] * factor, strict=True):
+        axes.annotate(f"{number}", (x, tag), textcoords="offset points", xytext=(0, 5), ha="center", fontsize=6)
+    axes.margins(y=0.12)
 
 
 def summary(dataset: xr.Dataset) -> list[str]:

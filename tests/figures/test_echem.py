@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from shared import shared_file
 
-from operandi.plots import draw_echem, summary
+from operandi.figures.echem import draw_echem, summary
 from operandi.sources.potentiostat import read_potentiostat, to_dataset
 from operandi.stages.charge import Log
 
