@@ -4,10 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from operandi.client import install_profile
     from operandi.experiment import Experiment
     from operandi.experiment_file import load_experiment, parse_experiment
     from operandi.opening import open  # noqa: A004
+    from operandi.profiles import install_profile
     from operandi.runner import callback
     from operandi.sources.journal import Journal
     from operandi.sources.potentiostat import read_potentiostat
@@ -26,7 +26,7 @@ _HOMES = {
     "composite": "operandi.stages.maps",
     "correct": "operandi.stages.corrections",
     "find_axis": "operandi.stages.axis",
-    "install_profile": "operandi.client",
+    "install_profile": "operandi.profiles",
     "integrate": "operandi.stages.patterns",
     "load_experiment": "operandi.experiment_file",
     "open": "operandi.opening",
