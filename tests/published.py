@@ -11,10 +11,13 @@ from operandi.nodes import (
     LEDGER_COLUMNS,
     STEP_COLUMNS,
     STEPS,
+    WINDOWS,
+    WINDOWS_MIMETYPE,
     Array,
     Block,
     Closed,
     Container,
+    Lazy,
     Product,
     Rows,
     Table,
@@ -65,6 +68,9 @@ def tree() -> Iterator[Product]:
     for name in ("time", "rotation", "charge"):
         yield Array(("patterns", name), ("image",), (0,), (3,), "float64", metadata={"units": "s"})
     yield Array(("volumes", "intensity"), ("frame", "y", "x", "q"), (0, NY, NX, NQ), (1, 4, 4, NQ), metadata={"coords": {**PLANE, **QS}})
+    windows = [{"phase": "Al", "q_min_inv_angstrom": 2.0, "q_max_inv_angstrom": 3.5, "background": "none"}]
+    yield Lazy(WINDOWS, WINDOWS_MIMETYPE, (("volumes", "intensity"),),
+               {"units": "counts/mm/angstrom", "coords": {**PLANE, **QS}, "windows": windows})  # fmt: skip
     yield Array(("composites", "rgb"), ("frame", "composite", "y", "x", "rgb"), (0, 1, NY, NX, 3), (1, 1, NY, NX, 3), "uint8", 0)
 
 

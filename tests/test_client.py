@@ -11,6 +11,7 @@ from tiled.client import from_profile
 from operandi import client
 from operandi.errors import NotPublishedError, PublishError
 from operandi.nodes import Container
+from operandi.profiles import install_profile
 from operandi.sinks.tiled import TiledSink
 
 
@@ -136,7 +137,7 @@ def test_a_server_that_is_away_is_said_at_once():
 
 def test_an_installed_profile_reaches_the_server(service, tmp_path, monkeypatch):
     monkeypatch.setattr(tiled.profiles, "paths", [tmp_path])
-    file = client.install_profile(service.uri, "beamline")
+    file = install_profile(service.uri, "beamline")
     assert file == tmp_path / "beamline.yml"
     assert service.api_key not in file.read_text()
     with client.open("beamline") as catalog:

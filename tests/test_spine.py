@@ -69,6 +69,18 @@ def test_the_ledger_accounts_for_every_exposure(catalog, beamtime):
     assert set(ledger["status"]) == {"admitted"}
 
 
+def test_the_window_of_a_published_map_gives_the_published_map(catalog, beamtime):
+    result = live_result(catalog, beamtime)
+    published = result.maps["intensity"]
+    for window in beamtime.experiment.windows:
+        maps = result.window(window.q_min_inv_angstrom, window.q_max_inv_angstrom).compute()
+        expected = published.sel(phase=window.phase, drop=True)
+        # the map is a back projection of sums, the window a sum of back projections, each in float32
+        np.testing.assert_allclose(maps, expected, atol=1e-4 * float(abs(expected).max()))
+        assert maps.attrs["phase"] == window.phase
+        assert maps.coords.to_dataset().identical(expected.coords.to_dataset())
+
+
 def test_replay_from_the_journal_gives_the_key_and_the_bytes_of_the_live_run(service, catalog, beamtime):
     live = live_result(catalog, beamtime)
     key = replay(beamtime.experiment, documents(beamtime), api_key=service.api_key, root="replays-journal")

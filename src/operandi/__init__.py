@@ -4,10 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from operandi.client import install_profile
     from operandi.experiment import Experiment
     from operandi.experiment_file import load_experiment, parse_experiment
     from operandi.opening import open  # noqa: A004
+    from operandi.profiles import install_profile
     from operandi.runner import callback
     from operandi.sources.crystals import read_crystal
     from operandi.sources.journal import Journal
@@ -57,7 +57,7 @@ _HOMES = {
     "fit_peaks": "operandi.stages.peaks",
     "fit_ratio": "operandi.stages.overlaps",
     "follow_winding": "operandi.stages.unrolling",
-    "install_profile": "operandi.client",
+    "install_profile": "operandi.profiles",
     "integrate": "operandi.stages.patterns",
     "intruders": "operandi.stages.overlaps",
     "lattice_of_oxide": "operandi.stages.lithium",

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
 import pandas as pd
-import tiled.profiles
 import xarray as xr
-import yaml
 from tiled.client import from_profile, from_uri
 from tiled.client.base import BaseClient
 from tiled.client.container import Container
@@ -22,11 +19,13 @@ from tiled.client.utils import ClientError
 from .errors import NotPublishedError, PublishError
 from .instants import Asked, instant_dataset
 from .nodes import CONVERGENCE, ECHEM, EVENTS, FINISHED, LEDGER, PROCESSED, PROVISIONAL, RAW, STEPS, NodePath
+from .profiles import PROFILE, profile_uri
 from .reading import container, coordinates, digests, labelled, nearest, plain, read_table, told_dstar, with_provisional
 from .stages.instants import Scheme
+from .stages.maps import Background
 from .subscription import Subscription
+from .views import window_node
 
-PROFILE = "operandi"
 FROM_LOG = {"charge", "voltage", "current", "cycle"}
 """What of the patterns comes from the potentiostat's log, and so may come later."""
 ANSWER_WITHIN_S = 10.0
@@ -42,7 +41,7 @@ def open(profile_or_uri: str = PROFILE, *, api_key: str | None = None) -> Catalo
     NotPublishedError
         There is no such profile.
     """
-    uri = profile_or_uri if "://" in profile_or_uri else _profile_uri(profile_or_uri)
+    uri = profile_or_uri if "://" in profile_or_uri else profile_uri(profile_or_uri)
     _knock(uri)
     try:
         if "://" in profile_or_uri:
@@ -50,13 +49,6 @@ def open(profile_or_uri: str = PROFILE, *, api_key: str | None = None) -> Catalo
         return Catalog(from_profile(profile_or_uri, "dask", **({"api_key": api_key} if api_key else {})))
     except (ClientError, RuntimeError) as error:
         raise PublishError(f"{uri}: {error}; give the API key of a reader, as api_key or in TILED_API_KEY") from error
-
-
-def _profile_uri(name: str) -> str:
-    profiles = tiled.profiles.load_profiles()
-    if name not in profiles:
-        raise NotPublishedError(f"no Tiled profile {name!r}, only {sorted(profiles)}; make it with operandi.client.install_profile(uri)")
-    return profiles[name][1]["uri"]
 
 
 def _knock(uri: str) -> None:
@@ -68,19 +60,6 @@ def _knock(uri: str) -> None:
         raise PublishError(
             f"the Tiled server {uri} does not answer ({error}); start it with `operandi serve`, or give another URI"
         ) from error
-
-
-def install_profile(uri: str, name: str = PROFILE, *, folder: Path | None = None) -> Path:
-    """Make ``tiled.client.from_profile(name)``, and ``operandi.open(name)``, reach ``uri`` from now on.
-
-    Writes ``<folder>/<name>.yml`` (by default in Tiled's folder of user profiles) and returns its path. No key is
-    stored: give it as ``api_key``, or in the environment as TILED_API_KEY.
-    """
-    file = (folder or tiled.profiles.paths[-1]) / f"{name}.yml"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(yaml.safe_dump({name: {"uri": uri}}))
-    tiled.profiles.load_profiles.cache_clear()
-    return file
 
 
 class Catalog:
@@ -231,6 +210,14 @@ class Result:
         """Volumes (frame, y, x, q), read when computed (dask)."""
         return self._frames("volumes")
 
+    def window(self, q_min: float, q_max: float, *, background: Background | None = None) -> xr.DataArray:
+        """Maps (frame, y, x) of any window of q, Å⁻¹, made by the server when computed (dask).
+
+        ``background`` as in `operandi.screen`; None is that of the published map of the same q, else linear. Raises ShapeError where the
+        window or its background reaches beyond the patterns.
+        """
+        return self._frames("windows", {"intensity": window_node(self.client, q_min, q_max, background)})["intensity"]
+
     @property
     def patterns(self) -> xr.Dataset:
         """Patterns (image, q): ``intensity``, ``sigma``, read when computed (dask), and what was recorded with each image.
@@ -377,9 +364,9 @@ class Result:
             raise NotPublishedError(f"result {self.key} has no {name} (yet)")
         return arrays
 
-    def _frames(self, name: str) -> xr.Dataset:
-        """The arrays below ``name``, their committed frames only, each read by itself, labelled with what the steps say."""
-        steps, arrays = self.table(STEPS), self._arrays(name)
+    def _frames(self, name: str, nodes: Mapping[str, Any] | None = None) -> xr.Dataset:
+        """The arrays below ``name``, or these, their committed frames only, each read by itself, labelled with what the steps say."""
+        steps, arrays = self.table(STEPS), nodes or self._arrays(name)
         frames = steps["frame"].to_numpy()
         if not len(frames):
             raise NotPublishedError(f"result {self.key}: no frame is committed yet")

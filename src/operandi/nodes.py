@@ -7,6 +7,7 @@ rows carry the column by which a repeated delivery is recognised.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,14 +15,21 @@ from typing import Any
 
 import numpy as np
 
+from operandi.errors import ShapeError
+
 PROCESSED, RAW = "processed", "raw"
 RESULT_SPEC = "OperandoRun"
 STEPS, LEDGER, ECHEM, PROVISIONAL, EVENTS = ("steps",), ("ledger",), ("echem",), ("provisional",), ("events",)
 FINISHED, CONVERGENCE = ("finished",), ("convergence",)
+WINDOWS = ("windows",)
+WINDOWS_MIMETYPE = "application/x-operandi-windows"
+WINDOW_KEYS = "q_min-q_max or q_min-q_max-background: decimal numbers in 1/angstrom, then linear, constant or none; such as 1.82-1.90-none"
 
 NodePath = tuple[str, ...]
 BY_ARRIVAL: tuple[NodePath, ...] = (PROVISIONAL, EVENTS)
 """Tables that tell of the run as it came, and so differ between a live run and its replay."""
+LAZY: tuple[NodePath, ...] = (WINDOWS,)
+"""Containers that the server computes from what is stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,19 @@ class Array:
     chunks: tuple[int, ...]
     dtype: str = "float32"
     fill: float = float("nan")
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Lazy:
+    """Declare a container that the server computes when it is asked, by its adapter of this mimetype, from the arrays at ``of``.
+
+    A server without this adapter goes without the container.
+    """
+
+    path: NodePath
+    mimetype: str
+    of: tuple[NodePath, ...]
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -84,7 +105,7 @@ class Closed:
     metadata: Mapping[str, Any]
 
 
-Product = Container | Array | Table | Block | Rows | Closed
+Product = Container | Array | Lazy | Table | Block | Rows | Closed
 
 STEP_COLUMNS: Mapping[str, str] = {
     "step": "int64",
@@ -186,3 +207,26 @@ def result_key(*, started: float, sample: str, run_uid: str, identity: Any) -> s
     when = datetime.fromtimestamp(started, UTC).strftime("%Y%m%d-%H%M")
     name = "".join(c if c.isalnum() or c in "-." else "-" for c in sample)
     return f"{when}_{name}_{run_uid[:8]}_{fingerprint([run_uid, identity])[:8]}"
+
+
+def window_key(q_min: float, q_max: float, background: str | None = None) -> str:
+    """The key, below ``windows``, of the maps of a window of q, Å⁻¹; without background it has that of the published map, or linear."""
+    numbers = (np.format_float_positional(q, trim="-") for q in (q_min, q_max))
+    return "-".join((*numbers, background) if background else numbers)
+
+
+def read_window_key(key: str) -> tuple[float, float, str | None]:
+    """q_min, q_max (Å⁻¹) and background, if there is one, of a key such as ``1.82-1.90-constant``.
+
+    Raises
+    ------
+    ShapeError
+        It is none, or q_max is not above q_min.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)(?:-(linear|constant|none))?", key, re.ASCII)
+    if found is None:
+        raise ShapeError(f"{key!r} is no window: ask for {WINDOW_KEYS}")
+    low, high = float(found[1]), float(found[2])
+    if not 0 < low < high < np.inf:
+        raise ShapeError(f"the window {key!r} must begin above 0 and end above its beginning: give q_min before q_max")
+    return low, high, found[3]

@@ -12,7 +12,7 @@ from tiled.client.composite import CompositeClient
 from tiled.client.container import Container
 
 from .errors import NotPublishedError
-from .nodes import BY_ARRIVAL, NodePath
+from .nodes import BY_ARRIVAL, LAZY, NodePath
 
 DIGEST_BYTES = 64_000_000
 
@@ -102,9 +102,9 @@ def nearest(positions: np.ndarray, value: float, dim: str) -> int:
 
 
 def digests(node: Any, path: NodePath) -> Iterator[tuple[str, str]]:
-    """Path and SHA-256 of every array and table below ``node``, but for those that depend on how the run came in."""
+    """Path and SHA-256 of every array and table below ``node``, but for what is computed on request or depends on how the run came in."""
     for key, child in sorted(container(node).items()):
-        if (*path, key) in BY_ARRIVAL:
+        if (*path, key) in (*BY_ARRIVAL, *LAZY):
             continue
         family = child.structure_family
         if family == "container":
@@ -128,11 +128,12 @@ def array_digest(node: Any) -> str:
 
 
 def table_digest(table: pd.DataFrame) -> str:
-    """Hex SHA-256 of a table: names, types and values of its columns, every NaN taken as the same."""
+    """Hex SHA-256 of a table: names, types and values of its columns, every NaN and every zero taken as the same."""
     digest = hashlib.sha256()
     for name, column in table.items():
         if pd.api.types.is_numeric_dtype(column.dtype):
             values = column.to_numpy()
+            values = values + 0.0 if values.dtype.kind == "f" else values  # DuckDB loses the sign of zeros when its file is closed
             digest.update(json.dumps([name, values.dtype.str, len(values)]).encode() + _same_nan(values).tobytes())
         else:
             digest.update(json.dumps([name, "str", column.astype(str).tolist()]).encode())

@@ -115,7 +115,7 @@ def profile_install(
     name: Annotated[str, typer.Option(help="Name of the profile.")] = "operandi",
 ) -> None:
     """Let notebooks of this user open the server by name."""
-    from operandi.client import install_profile
+    from operandi.profiles import install_profile
 
     path = install_profile(uri, name)
     print(f'{path} is written. In Python: import operandi; operandi.open("{name}")')

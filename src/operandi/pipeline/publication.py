@@ -18,9 +18,13 @@ from operandi.nodes import (
     PROVISIONAL_COLUMNS,
     STEP_COLUMNS,
     STEPS,
+    WINDOW_KEYS,
+    WINDOWS,
+    WINDOWS_MIMETYPE,
     Array,
     Block,
     Container,
+    Lazy,
     Product,
     Rows,
     Table,
@@ -78,6 +82,9 @@ def tree(experiment: Experiment, integrator: Integrator) -> Iterator[Product]:
     for name in ("intensity", "sigma"):
         yield Array(("maps", name), ("frame", "phase", "y", "x"), (0, len(phases), n, n), (1, len(phases), n, n),
                     metadata={"units": f"{VOXEL_UNITS}/angstrom", "coords": coords})  # fmt: skip
+    yield Lazy(WINDOWS, WINDOWS_MIMETYPE, (("volumes", "intensity"),),
+               {"keys": WINDOW_KEYS, "units": f"{VOXEL_UNITS}/angstrom", "coords": {**plane, **q_coord},
+                "windows": [w.model_dump(mode="json") for w in experiment.windows]})  # fmt: skip
     if experiment.composites:
         names = [c.name for c in experiment.composites]
         coords = {"composite": {"values": names}, **plane, "rgb": {"values": ["red", "green", "blue"]}}

@@ -30,11 +30,14 @@ from tiled.server.settings import get_settings
 from tiled.utils import ensure_specified_sql_driver, ensure_uri
 
 from ..errors import PublishError
+from ..nodes import WINDOWS_MIMETYPE
 
 LOG = "server.log"
 CATALOG = "catalog.db"
 TELL_AGAIN = {"BlueskyRun": {"application/json-seq": "operandi.server.exporters:tell_again"}}
 """Lets a client replay a raw run: the server tells its documents again."""
+ADAPTERS = {WINDOWS_MIMETYPE: "operandi.server.adapters:WindowsAdapter"}
+"""Computes maps of any window of q on request."""
 
 
 def embedded_config(
@@ -52,6 +55,7 @@ def embedded_config(
             "uri": f"sqlite:///{folder}/{CATALOG}",
             "writable_storage": [ensure_uri(folder / "files"), f"duckdb:///{folder}/tables.duckdb"],
             "readable_storage": [ensure_uri(Path(path).resolve()) for path in readable],
+            "adapters_by_mimetype": ADAPTERS,
         },
         "authentication": {"single_user_api_key": api_key, "allow_anonymous_access": public},
         "streaming_cache": {"uri": "memory"},
@@ -109,9 +113,15 @@ def serve(
     """Run the server in this thread until it is interrupted."""
     prepare(folder)
     config = embedded_config(folder, readable, api_key=api_key, public=public, host=host, port=port)
-    uvicorn.run(
-        build_app_from_config(copy.deepcopy(config)), log_config=_log_config(None), timeout_graceful_shutdown=3, **config["uvicorn"]
-    )
+    uvicorn.run(_app(config), log_config=_log_config(None), timeout_graceful_shutdown=3, **config["uvicorn"])
+
+
+def _app(config: dict[str, Any]) -> Any:
+    """Tiled's application of a configuration."""
+    with warnings.catch_warnings():
+        # Tiled 0.2.20 writes down as text the adapters that it has imported, of which pydantic complains.
+        warnings.filterwarnings("ignore", "Pydantic serializer warnings", UserWarning)
+        return build_app_from_config(copy.deepcopy(config))
 
 
 def _log_config(file: Path | None) -> dict[str, Any]:
@@ -200,7 +210,7 @@ def start_server(
     prepare(folder)
     config = embedded_config(folder, readable, api_key=key, public=public, host=host, port=port)
     get_settings.cache_clear()  # Tiled 0.2.20 keeps one Settings a process: a second server would change the key of the first
-    app = build_app_from_config(copy.deepcopy(config))
+    app = _app(config)
     server = _Uvicorn(
         uvicorn.Config(app, log_config=_log_config(folder / LOG), loop="asyncio", timeout_graceful_shutdown=2, **config["uvicorn"])
     )

@@ -21,7 +21,7 @@ from tiled.utils import safe_json_dump
 
 from .. import tasks
 from ..errors import PublishError, ShapeError
-from ..nodes import PROCESSED, RESULT_SPEC, Array, Block, Closed, Container, NodePath, Product, Rows, Table
+from ..nodes import PROCESSED, RESULT_SPEC, Array, Block, Closed, Container, Lazy, NodePath, Product, Rows, Table
 from .arrays import ArrayStore
 from .spool import Operation, Spool
 from .wire import Layout, ServerAwayError, ServerFaultError, Wire, schema
@@ -166,6 +166,11 @@ class _Publication:
                 self._arrays[product.path] = product
                 self._announced.pop(product.path, None)
                 self._announce(product.path, self._store.shape(product.path))
+            case Lazy():
+                self._parents(product.path)
+                metadata = _plain({**product.metadata, "result": self.key})
+                operation = {"do": "lazy", "path": product.path, "mimetype": product.mimetype, "of": product.of, "metadata": metadata}
+                self._spool.append(operation, durable=False)
             case Block():
                 self._announce(product.path, self._store.write(product))
             case Table():
@@ -283,6 +288,9 @@ class _Publication:
                 self._shape(path, at, operation)
             case "table":
                 self._wire.table(at, operation["columns"], operation["order"], operation["metadata"])
+            case "lazy":
+                locations = [self._store.location(tuple(of)) for of in operation["of"]]
+                self._wire.lazy(at, operation["mimetype"], locations, operation["metadata"])
             case "rows":
                 self._append(path, at, operation)
             case "metadata":

@@ -116,9 +116,9 @@ class Wire:
         return None if response.status_code == 404 else response.json()["data"]["attributes"]
 
     def _create(
-        self, path: NodeKeys, family: str, metadata: Mapping, specs: Sequence[str], source: DataSource | None
+        self, path: NodeKeys, family: str, metadata: Mapping, specs: Sequence[str], source: DataSource | None, *allowed: int
     ) -> dict[str, Any] | None:
-        """Create a node; None where there is one of that name."""
+        """Create a node; None where there is one of that name, or for another status code that is ``allowed``."""
         body = {
             "id": path[-1],
             "structure_family": family,
@@ -127,8 +127,8 @@ class Wire:
             "data_sources": [] if source is None else [asdict(source)],
         }
         route = "register" if source is not None and source.assets else "metadata"
-        response = self._json("POST", route, path[:-1], body, allowed=(409,))
-        return None if response.status_code == 409 else response.json()
+        response = self._json("POST", route, path[:-1], body, (409, *allowed))
+        return None if response.status_code in (409, *allowed) else response.json()
 
     def _found(self, path: NodeKeys, family: str, metadata: Mapping) -> dict[str, Any]:
         """The node that is there instead of the one to be created, brought to the same metadata."""
@@ -160,11 +160,7 @@ class Wire:
         PublishError
             Another array, or one of another dtype, is registered there; or a URI cannot name the location.
         """
-        if path_from_uri(ensure_uri(location)) != location:  # Tiled 0.2.20 neither quotes nor unquotes
-            raise PublishError(
-                f"{location} holds one of the characters ? # ; which no URI of Tiled can carry: choose another storage folder"
-            )
-        asset = Asset(data_uri=ensure_uri(location), is_directory=True, parameter="data_uri", num=0)
+        asset = _asset(location, "data_uri", 0)
         source = DataSource(
             structure_family="array",  # pyright: ignore[reportArgumentType]
             structure=layout.structure(shape),
@@ -193,6 +189,18 @@ class Wire:
         grown = {**source, "structure": asdict(layout.structure(shape))}
         self._json("PUT", "data_source", path, {"data_source": grown})
         return grown
+
+    def lazy(self, path: NodeKeys, mimetype: str, locations: Sequence[Path], metadata: Mapping[str, Any]) -> None:
+        """Have a container that the server computes from the arrays at ``locations``, where it has an adapter for ``mimetype``."""
+        source = DataSource(
+            structure_family="container",  # pyright: ignore[reportArgumentType]
+            structure=None,
+            mimetype=mimetype,
+            assets=[_asset(location, "data_uris", num) for num, location in enumerate(locations)],
+            management=Management.external,
+        )
+        if self._create(path, "container", metadata, (), source, 415) is None and self.describe(path) is not None:
+            self._found(path, "container", metadata)
 
     # Tables ---------------------------------------------------------------------------------------------------------
 
@@ -228,6 +236,13 @@ class Wire:
         with pa.ipc.new_file(body, rows.schema) as writer:
             writer.write_table(rows)
         self._request("PATCH", "table/partition", path, params={"partition": 0}, content=body.getvalue(), headers={"Content-Type": ARROW})
+
+
+def _asset(location: Path, parameter: str, num: int) -> Asset:
+    """A zarr array on disk, as the server finds it."""
+    if path_from_uri(ensure_uri(location)) != location:  # Tiled 0.2.20 neither quotes nor unquotes
+        raise PublishError(f"{location} holds one of the characters ? # ; which no URI of Tiled can carry: choose another storage folder")
+    return Asset(data_uri=ensure_uri(location), is_directory=True, parameter=parameter, num=num)
 
 
 def schema(columns: Mapping[str, str]) -> pa.Schema:
