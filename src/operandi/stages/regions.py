@@ -110,7 +110,7 @@ def region_table(states: Mapping[str, xr.Dataset], **how: Any) -> pd.DataFrame:
                 }
             )
         )
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(TABLE_COLUMNS))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=pd.Index(list(TABLE_COLUMNS)))
 
 
 def as_printed(table: pd.DataFrame) -> pd.DataFrame:
