@@ -44,7 +44,7 @@ def experiment(**sections: Any) -> Experiment:
     return Experiment.model_validate(content | sections)
 
 
-def exposures(of: Experiment) -> list[Images]:
+def exposures(of: Experiment, bundle: int = 45) -> list[Images]:
     """Each set line by line: a disc whose silicon has a d* of 11.8 nm in the first set and none in the second."""
     events = []
     r = Q / 0.0532
@@ -54,17 +54,17 @@ def exposures(of: Experiment) -> list[Images]:
         way = np.sqrt(np.clip(1 - (route.translation_mm / 0.7) ** 2, 0, None))
         counts = np.random.default_rng(number).poisson(np.outer(way, profiles[number]) + 1)[:, None]
         seq_num = number * PER_SET + 1 + np.arange(PER_SET)
-        for first in range(0, PER_SET, 45):
-            part = slice(first, first + 45)
-            at = Positions(route.rotation_deg[part], route.translation_mm[part], np.full(45, 7.0), 1.7e9 + seq_num[part])
+        for first in range(0, PER_SET, bundle):
+            part = slice(first, first + bundle)
+            at = Positions(route.rotation_deg[part], route.translation_mm[part], np.full(bundle, 7.0), 1.7e9 + seq_num[part])
             events.append(Images(seq_num[part], counts[part], at))
     return events
 
 
-def published(of: Experiment) -> list[Any]:
+def published(of: Experiment, bundle: int = 45) -> list[Any]:
     state, products = pipeline.begin(of, Given())  # pyright: ignore[reportArgumentType]
     products = list(products)
-    for event in [*exposures(of), RunEnded("success")]:
+    for event in [*exposures(of, bundle), RunEnded("success")]:
         for product in pipeline.step(state, event):
             products.append(Block(product.path, product.offset, product.data.copy()) if isinstance(product, Block) else product)
     return products
@@ -89,6 +89,13 @@ def test_what_is_published_is_fit_dstar_of_the_published_volume(products):
         np.testing.assert_array_equal(block(products, ("dstar", "sigma"), frame), expected["sigma"].values.astype(np.float32))
         reasons = np.array(about["reasons"])[block(products, ("dstar", "reason"), frame)]
         np.testing.assert_array_equal(reasons, expected["reason"])
+
+
+def test_how_exposures_come_in_changes_no_bit(products):
+    other = published(experiment(), bundle=12)
+    for name in ("value", "sigma", "slope", "reason"):
+        for frame in range(2):
+            np.testing.assert_array_equal(block(products, ("dstar", name), frame), block(other, ("dstar", name), frame))
 
 
 def test_a_frame_with_a_knee_shows_it_and_one_without_says_why_not(products):

@@ -181,13 +181,14 @@ def _climb(x, to, top, below, stretch, h, r, width):
     r = min(max(r, _LEAST_ROUND + width), _MOST_ROUND - width)
     stop = _end(x, below, stretch, h, r)
     f = np.empty((3, 3))
-    best, best_h = -1.0, h
+    best, best_h, worst = -1.0, h, 0.0
     for i in range(3):
         for j in range(3):
             f[i, j] = _gain(x, to, top, stop, h + (i - 1) * width, r + (j - 1) * width)
+            worst = min(worst, f[i, j])
             if f[i, j] > best:
                 best, best_h = f[i, j], h + (i - 1) * width
-    if f.min() < 0:
+    if worst < 0:
         return best_h, r, np.inf
     f_h, f_r = (f[2, 1] - f[0, 1]) / 2, (f[1, 2] - f[1, 0]) / 2
     hh, rr = f[2, 1] - 2 * f[1, 1] + f[0, 1], f[1, 2] - 2 * f[1, 1] + f[1, 0]

@@ -51,7 +51,8 @@ def fit_dstar(
     Notes
     -----
     For a profile of two power laws q* is where they meet, however smooth the knee; for other shapes where the line through the stretch
-    below q* meets the power law.
+    below q* meets the power law. The streaks of a reconstruction carry the profile of what they come from, also into air: look at d* where
+    the intensity says that there is silicon.
     """
     if isinstance(intensity, xr.Dataset):
         sigma = intensity.get("sigma") if sigma is None else sigma

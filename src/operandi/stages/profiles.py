@@ -140,7 +140,9 @@ def _scatter(bins: LogBins, y: np.ndarray) -> np.ndarray:
     x, single = bins.log_q - bins.log_q.mean(), 1 / np.sqrt(bins.counts)
     logs, good = _apart(x, y, single)
     logs, middle = np.where(good, logs, 0), x[1:-1]
-    n, sx, sxx, sy, sxy = good.sum(axis=1), good @ middle, good @ middle**2, logs.sum(axis=1), logs @ middle
+    # einsum, not BLAS: the same sums whatever the number of threads
+    sx, sxx, sxy = (np.einsum("nb,b->n", a, b) for a, b in ((good, middle), (good, middle**2), (logs, middle)))
+    n, sy = good.sum(axis=1), logs.sum(axis=1)
     spread = sxx - sx**2 / n
     slope = np.where((n >= 10) & (spread > 0), (sxy - sx * sy / n) / spread, 0.0)
     return np.exp(((sy - slope * sx) / n - _MEAN_LOG_NORMAL)[:, None] + slope[:, None] * x) * single
