@@ -15,9 +15,10 @@ from matplotlib.patches import Patch
 
 from operandi.errors import ShapeError
 from operandi.figures import style
+from operandi.stages import defects
 from operandi.stages.composites import PALETTES
 
-REGIONS = (("white", "outside"), ("#9ab8d8", "normal"), ("#e69f00", "bend"), ("#a01a58", "agglomerate"))
+REGIONS = tuple(zip(("white", "#9ab8d8", "#e69f00", "#a01a58"), defects.REGIONS, strict=True))
 """Colours of regions and what they are called, by their number."""
 _COLUMNS = {1: 1, 2: 2, 3: 3, 4: 2}
 _BAR_MM, _FOOT_MM, _TITLE_MM, _LEGEND_MM = 17.0, 6.0, 4.5, 6.0

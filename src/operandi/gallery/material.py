@@ -13,9 +13,10 @@ import xarray as xr
 from operandi.client import Result
 from operandi.errors import NotPublishedError
 from operandi.experiment import QWindow
-from operandi.stages.defects import REGIONS, find_regions
+from operandi.stages.defects import find_regions
 from operandi.stages.dstar import fit_dstar
 from operandi.stages.maps import apply_weights, window_weights
+from operandi.stages.regions import REGIONS, region_profiles
 from operandi.stages.unrolling import Centre, Winding, find_centre, follow_winding, unroll
 
 SMALL_ANGLES = (0.01, 0.2)
@@ -194,11 +195,8 @@ class Material:
     def _region_profiles(self, number: int) -> xr.Dataset:
         """Mean profile (region, q) of each region that is there, and its ``spread`` over the voxels, at small angles."""
         labels, volume = self.regions(number)["region"], self.volume(number)["intensity"]
-        volume = volume.sel(q=slice(*SMALL_ANGLES))
-        parts = {name: volume.where(labels == value) for value, name in enumerate(REGIONS) if value and bool((labels == value).any())}
-        means = xr.concat([part.mean(("y", "x"), keep_attrs=True) for part in parts.values()], "region")
-        spread = xr.concat([part.std(("y", "x")) for part in parts.values()], "region")
-        return xr.Dataset({"intensity": means, "spread": spread}).assign_coords(region=list(parts))
+        there = {label: name for label, name in REGIONS.items() if bool((labels == label).any())}
+        return region_profiles(volume.sel(q=slice(*SMALL_ANGLES)), labels, names=there)
 
     def _volume(self, number: int) -> xr.Dataset:
         return self.result.frame(number).volume

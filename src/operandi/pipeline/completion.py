@@ -25,11 +25,10 @@ from operandi.nodes import (
 from operandi.pipeline.operando import convergence_rows, equal_angles, geometric_moments, measured_moments
 from operandi.pipeline.phases import LOG_GAP_S, Course, PhaseSet, View, course_of, instant_maps
 from operandi.pipeline.sets import MeasuredSet
-from operandi.pipeline.tomograms import Tomogram
+from operandi.pipeline.tomograms import Tomogram, plane_coords
 from operandi.stages import charge, scans
 from operandi.stages.moments import Moments
 from operandi.stages.passages import passages
-from operandi.stages.volumes import grid_mm
 
 HISTORY = 4
 """A frame of one instant is made of the sets of so many repetitions of each angle before its window, of the window, and of one after it."""
@@ -50,7 +49,7 @@ def tree(experiment: Experiment) -> Iterator[Product]:
     """Declare projections, moments, instants and convergence."""
     scan, n, phases = experiment.scan, experiment.scan.translations, [w.phase for w in experiment.windows]
     translation = {"translation": {"values": scans.translations_mm(scan).tolist(), "units": "mm"}}
-    plane = {axis: {"values": grid_mm(scans.translations_mm(scan)).tolist(), "units": "mm"} for axis in ("y", "x")}
+    plane = plane_coords(scan)
     named = {"phase": {"values": phases}}
     lines, counts = scan.rotations_per_set, "counts/angstrom"
     yield Container(("projections",))

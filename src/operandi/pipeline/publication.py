@@ -32,7 +32,7 @@ from operandi.nodes import (
 from operandi.pipeline import completion, sizes
 from operandi.pipeline.phases import LOG_GAP_S
 from operandi.pipeline.sets import ADMITTED, STATUS, MeasuredSet, SetBuffer
-from operandi.pipeline.tomograms import Tomogram, take_lines
+from operandi.pipeline.tomograms import Tomogram, plane_coords, take_lines
 from operandi.stages import charge, scans
 from operandi.stages.axis import Axis
 from operandi.stages.backlash import Backlash
@@ -40,7 +40,6 @@ from operandi.stages.clocks import ClockOffset
 from operandi.stages.composites import composite_arrays
 from operandi.stages.maps import map_correlations, window_weights
 from operandi.stages.patterns import Integrator, correlation_attrs
-from operandi.stages.volumes import grid_mm
 
 VOXEL_BLOCK, LINE_BLOCK = 20, 8
 """Voxels along y and x, and projections, that are stored together."""
@@ -58,7 +57,7 @@ def tree(experiment: Experiment, integrator: Integrator) -> Iterator[Product]:
     scan, nq, n = experiment.scan, len(q), experiment.scan.translations
     images, phases = scans.images_per_set(scan), [w.phase for w in experiment.windows]
     q_coord = {"q": {"values": q.tolist(), "units": "1/angstrom"}}
-    plane = {axis: {"values": grid_mm(scans.translations_mm(scan)).tolist(), "units": "mm"} for axis in ("y", "x")}
+    plane = plane_coords(scan)
     yield Table(STEPS, STEP_COLUMNS, "step", {"units": STEP_UNITS})
     yield Table(PROVISIONAL, PROVISIONAL_COLUMNS, "step", {"units": {"t_start": "s", "t_end": "s"}})
     yield Table(EVENTS, EVENT_COLUMNS, "told", {"units": {"told": "s", "time": "s"}})

@@ -6,10 +6,9 @@ import numpy as np
 
 from operandi.experiment import Dstar, Experiment
 from operandi.nodes import Array, Block, Container, Product
-from operandi.stages import scans
+from operandi.pipeline.tomograms import plane_coords
 from operandi.stages.departures import NOT_MEASURED, REASONS
 from operandi.stages.dstar import dstar_of, find_departures
-from operandi.stages.volumes import grid_mm
 
 _NAMES = {"value": "nm", "sigma": "nm", "slope": "1", "reason": "1"}
 _PATH = "dstar"
@@ -20,7 +19,7 @@ def tree(experiment: Experiment) -> Iterator[Product]:
     if experiment.dstar is None:
         return
     n = experiment.scan.translations
-    plane = {axis: {"values": grid_mm(scans.translations_mm(experiment.scan)).tolist(), "units": "mm"} for axis in ("y", "x")}
+    plane = plane_coords(experiment.scan)
     about = {"reasons": list(REASONS), **experiment.dstar.model_dump(mode="json"), "source": "10.1039/D4EE00590B"}
     yield Container((_PATH,), about)
     for name, units in _NAMES.items():

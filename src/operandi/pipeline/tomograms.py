@@ -18,7 +18,7 @@ from operandi.stages import scans
 from operandi.stages.axis import Axis, locate_axis
 from operandi.stages.backlash import Backlash, estimate_backlash
 from operandi.stages.gaps import AngularFill, plan_fill
-from operandi.stages.volumes import partial_variance, partial_volume, write_partial_volume
+from operandi.stages.volumes import grid_mm, partial_variance, partial_volume, write_partial_volume
 
 CHANNELS = 64
 """Channels of a slab."""
@@ -47,6 +47,12 @@ class Tomogram:
     def without_arrays(self) -> "Tomogram":
         """The same frame, free of its arrays, for as long as it waits for the log."""
         return replace(self, maps=_NOTHING, sigma=_NOTHING)
+
+
+def plane_coords(scan: Scan) -> dict[str, dict]:
+    """The ``coords`` of y and x in the metadata of whatever lies on the grid of a frame."""
+    values = grid_mm(scans.translations_mm(scan)).tolist()
+    return {axis: {"values": values, "units": "mm"} for axis in ("y", "x")}
 
 
 def find_frame_axis(members: list[MeasuredSet], experiment: Experiment) -> Axis:

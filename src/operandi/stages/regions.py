@@ -8,9 +8,10 @@ import pandas as pd
 import xarray as xr
 
 from operandi.errors import ShapeError
+from operandi.stages import defects
 from operandi.stages.dstar import fit_dstar
 
-REGIONS: Mapping[int, str] = {1: "normal", 2: "bend", 3: "agglomerate"}
+REGIONS: Mapping[int, str] = dict(list(enumerate(defects.REGIONS))[1:])
 """Labels of a map of regions; 0 is outside of all."""
 TABLE_COLUMNS: Mapping[str, str] = {
     "state": "str",
