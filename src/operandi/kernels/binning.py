@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from operandi.kernels.lanes import COLUMNS, LANES, ROWS, sum_patches
+from operandi.kernels.counting import SMALL, count_patches
+from operandi.kernels.lanes import LANES, PATCH, SPAN, sum_patches
 from operandi.kernels.units import run_units
 
 LAGS = 32
@@ -23,13 +24,11 @@ LONGEST_RUN = 64
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """Which share of which pixel falls into which bin; pixels in patches of ``ROWS`` × ``COLUMNS``, entries of a patch by bin.
+    """Which share of which pixel falls into which bin; pixels in patches of ``PATCH``, entries of a patch by bin.
 
     A run is a row of at most ``LONGEST_RUN`` entries of one patch and one bin.
     """
 
-    n_columns: int
-    """Columns of an image."""
     patches: np.ndarray
     """(patch + 1,) int64, first run of each patch."""
     runs: np.ndarray
@@ -42,6 +41,8 @@ class Operator:
     """(entry,) float32."""
     used: np.ndarray
     """(patch, place) bool, whether any entry has the pixel."""
+    spans: np.ndarray
+    """(patch, span) bool, whether any entry has a pixel of the span."""
     weight: np.ndarray
     """(patch, place) float32, the correction by which a pixel's counts are to be divided."""
     dark: np.ndarray
@@ -50,6 +51,9 @@ class Operator:
     """(bin,) float64, sum of share times weight over all pixels of the operator."""
     entries: np.ndarray
     """(bin,) int64, number of pixels that reach the bin."""
+
+    only: np.ndarray | None
+    """(patch, place) int32, the bin of each pixel, -1 for none; None where pixels have several bins, shares other than 1, or a dark."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,11 @@ class Limits:
     high: float
     dummy: float = np.nan
     delta_dummy: float = 0.0
+
+    @property
+    def allow_small(self) -> bool:
+        """Every count in [0, `SMALL`] is valid."""
+        return self.low <= 0 and self.high >= SMALL and not (self.dummy + self.delta_dummy >= 0 and self.dummy - self.delta_dummy <= SMALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,27 +112,41 @@ def bin_correlations(matrix: sparse.csr_array) -> np.ndarray:
 
 
 def compile_operator(matrix: sparse.csr_array, weight: np.ndarray, dark: np.ndarray) -> Operator:
-    """Reorder a sparse matrix (bin, pixel) of shares by patch; ``weight`` and ``dark`` are (row, column).
+    """Reorder a sparse matrix (bin, pixel) of shares by patch; ``weight`` and ``dark`` are (pixel,).
 
     Entries of pixels that are not usable (see `usable_entries`) are left out.
     """
-    n_rows, n_columns = weight.shape
-    n_bins, down, across = len(matrix.indptr) - 1, -(-n_rows // ROWS), -(-n_columns // COLUMNS)
-    rows, columns, shares = usable_entries(matrix, weight.ravel(), dark.ravel())
-    y, x = np.divmod(columns, n_columns)
-    patch = (y // ROWS * across + x // COLUMNS).astype(np.min_scalar_type(down * across))
+    n_bins, n_patches = len(matrix.indptr) - 1, -(-weight.size // PATCH)
+    rows, pixels, shares = usable_entries(matrix, weight, dark)
+    patch = (pixels // PATCH).astype(np.min_scalar_type(n_patches))
     order = np.argsort(patch, kind="stable")  # entries come by bin and stay so within each patch
     rows, patch, shares = rows[order], patch[order], shares[order]
-    place = (y[order] % ROWS * COLUMNS + x[order] % COLUMNS).astype(np.uint16)
+    place = (pixels[order] % PATCH).astype(np.uint16)
     starts = _run_starts(patch, rows)
-    used = np.zeros((down * across, ROWS * COLUMNS), bool)
+    used = np.zeros((n_patches, PATCH), bool)
     used[patch, place] = True
-    norm = np.bincount(rows, shares.astype(np.float64) * weight.ravel()[columns[order]], n_bins)
+    field, weights = _in_patches(dark), weight[pixels[order]]
     return Operator(
-        n_columns=n_columns, patches=np.searchsorted(patch[starts], np.arange(down * across + 1)), runs=np.append(starts, len(patch)),
-        bins=rows[starts], pixels=place, shares=shares, used=used, weight=_in_patches(weight), dark=_in_patches(dark),
-        norm=norm, entries=np.bincount(rows, minlength=n_bins),
+        patches=np.searchsorted(patch[starts], np.arange(n_patches + 1)), runs=np.append(starts, len(patch)),
+        bins=rows[starts], pixels=place, shares=shares, used=used,
+        spans=np.logical_or.reduce(used.reshape(n_patches, -1, SPAN), axis=2), weight=_in_patches(weight), dark=field,
+        norm=np.bincount(rows, shares.astype(np.float64) * weights, n_bins), entries=np.bincount(rows, minlength=n_bins),
+        only=None if field.any() else _only_bins(rows, shares, weights, used, (patch, place)),
     )  # fmt: skip
+
+
+def _only_bins(rows: np.ndarray, shares: np.ndarray, weights: np.ndarray, used: np.ndarray, places: tuple) -> np.ndarray | None:
+    """(patch, place) int32, the bin of each pixel, -1 for none; None where a pixel is in two, or not with a share of 1.
+
+    Also None where a sum would not be exact, and so depend on its order: of small counts in 32 bits, of weights in double precision.
+    """
+    most, weights = np.bincount(rows, minlength=1).max(), abs(weights)
+    exact = most * SMALL < 2**32 and most * weights.max(initial=0) < 2**29 * weights.min(initial=np.inf)
+    if np.count_nonzero(used) != rows.size or (shares != 1).any() or not exact:
+        return None
+    bins = np.full(used.shape, -1, np.int32)
+    bins[places] = rows
+    return bins
 
 
 def _run_starts(patch: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -137,13 +160,11 @@ def _run_starts(patch: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.repeat(starts, pieces) + within * LONGEST_RUN
 
 
-def _in_patches(image: np.ndarray) -> np.ndarray:
-    """(row, column) as (patch, place) float32, 0 beyond the image and where not finite."""
-    n_rows, n_columns = image.shape
-    down, across = -(-n_rows // ROWS), -(-n_columns // COLUMNS)
-    padded = np.zeros((down * ROWS, across * COLUMNS), np.float32)
-    padded[:n_rows, :n_columns] = np.where(np.isfinite(image), image, 0)
-    return np.ascontiguousarray(padded.reshape(down, ROWS, across, COLUMNS).swapaxes(1, 2).reshape(down * across, -1))
+def _in_patches(values: np.ndarray) -> np.ndarray:
+    """(pixel,) as (patch, place) float32, 0 beyond the image and where not finite."""
+    padded = np.zeros((-(-values.size // PATCH), PATCH), np.float32)
+    padded.ravel()[: values.size] = np.where(np.isfinite(values), values, 0)
+    return padded
 
 
 def bin_images(operator: Operator, images: np.ndarray, limits: Limits) -> Sums:
@@ -159,18 +180,20 @@ def _bin_group(operator: Operator, images: np.ndarray, limits: Limits) -> tuple[
     totals = np.zeros((*shape, 2 * LANES))
     lost_norm, lost = np.zeros((*shape, LANES)), np.zeros((*shape, LANES), np.int32)
     values = (np.float32(limits.low), np.float32(limits.high), np.float32(limits.dummy), np.float32(limits.delta_dummy))
-    entries = (operator.patches, operator.runs, operator.bins, operator.pixels, operator.shares)
-    fields = (operator.used, operator.weight, operator.dark)
-    has_dark = bool(operator.dark.any())
-    read = np.append(0, np.cumsum(np.diff(operator.patches) > 0))
-    edges = np.searchsorted(read, np.linspace(0, read[-1], STRETCHES + 1)).tolist()
+    entries = (operator.patches, operator.runs, operator.bins, operator.pixels)
+    fields = (operator.used, operator.weight, operator.dark, operator.spans)
+    has_dark = operator.only is None and bool(operator.dark.any())
+    counts = limits.allow_small and images.dtype.kind in "iu" and images.itemsize in (2, 4)
+    edges = np.linspace(0, len(operator.used), STRETCHES + 1).astype(int)
 
     def sum_unit(unit: int) -> None:
         block, part = divmod(unit, STRETCHES)
-        sum_patches(
-            images, block * LANES, operator.n_columns, edges[part], edges[part + 1], entries, fields, has_dark, values,
-            totals[block, part], lost_norm[block, part], lost[block, part],
-        )  # fmt: skip
+        patches, sums = np.arange(edges[part], edges[part + 1]), (totals[block, part], lost_norm[block, part], lost[block, part])
+        if operator.only is not None and counts:
+            counted, only = np.zeros(sums[0].shape, np.uint32), (operator.only, operator.weight, operator.used, operator.spans)
+            left = count_patches(images, block * LANES, edges[part], edges[part + 1], entries, only, values, counted, *sums, patches)
+            patches, sums[0][:] = patches[:left], sums[0] + counted
+        sum_patches(images, block * LANES, patches, (*entries, operator.shares), fields, has_dark, values, *sums)
 
     run_units(sum_unit, shape[0] * STRETCHES)
     sums = totals.sum(axis=1)

@@ -1,8 +1,8 @@
 """The inner loops of binning: sixteen images side by side, one in each lane of a vector.
 
-Images are read in patches of ``ROWS`` × ``COLUMNS`` pixels, which are transposed into a tile that stays in the first-level
-cache, while the next patch is fetched: reading memory is what takes longest. In the tile the pixels of one bin are visited one
-after the other, so that their sums stay in registers. The operator is read once for sixteen images, and every multiplication
+Images are read in patches of ``PATCH`` consecutive pixels, so that memory is read in sixteen streams, and only where some bin wants it:
+reading is what takes longest. A patch is transposed into a tile that stays in the second-level cache. In the tile the pixels of one bin are
+visited one after the other, so that their sums stay in registers. The operator is read once for sixteen images, and every multiplication
 works on sixteen pixels. numba has no vectors, so the innermost steps are written as LLVM vectors, which LLVM splits into what
 the processor has. They live beside their callers because numba's cache looks only at the file of the caller.
 """
@@ -14,8 +14,12 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 LANES = 16
-ROWS, COLUMNS = 4, 64
-"""A patch: 256 pixels × 16 floats are half of a first-level cache of 32 KiB."""
+PATCH = 8192
+"""Pixels of a patch: with sixteen floats for each, half of a second-level cache of 1 MiB."""
+SPAN = 64
+"""Pixels that are read together, or not at all."""
+AHEAD = 256
+"""Bytes by which memory is asked for before it is read."""
 
 _EIGHT, _I32, _F32, _F64 = 8, ir.IntType(32), ir.FloatType(), ir.DoubleType()
 
@@ -112,15 +116,14 @@ def _outside_of(builder, number, element, low, high):
 
 
 @intrinsic
-def _load_eight(typing, images, pixel, first, last, low, high, tile, row):
+def _load_eight(typing, images, pixel, first, last, low, high, used, tile, row):
     """Transpose eight pixels of the images first … first + 15, none above last, into eight rows of the tile.
 
-    Counts become floats; true where all of them lie in [low, high], which NaN does not. ``low`` of integers is 0.
-    The same place of the next patch is fetched.
+    Counts become floats; true where those that are used lie in [low, high], which NaN does not. ``low`` of integers is 0.
     """
 
     def generate(context, builder, signature, arguments):
-        images, pixel, first, last, low, high, tile, row = arguments
+        images, pixel, first, last, low, high, used, tile, row = arguments
         number = signature.args[0].dtype
         element, floats = context.get_data_type(number), ir.VectorType(_F32, _EIGHT)
         pixels = builder.extract_value(context.make_array(signature.args[0])(context, builder, images).shape, 1)
@@ -135,18 +138,20 @@ def _load_eight(typing, images, pixel, first, last, low, high, tile, row):
                     context, builder, signature.args[0], images, builder.add(builder.mul(image, pixels), pixel), element, _EIGHT
                 )
                 counts = builder.load(place, align=number.bitwidth // 8)
-                _fetch(builder, place, COLUMNS * number.bitwidth // 8)
+                _fetch(builder, place, AHEAD)
                 worst = outside.gather(worst, counts)
                 if not isinstance(number, types.Float):
                     counts = (builder.sitofp if number.signed else builder.uitofp)(counts, floats)
                 rows.append(counts)
             for k, column in enumerate(_transposed(builder, rows)):
                 index = builder.add(builder.mul(row, ir.Constant(row.type, LANES)), ir.Constant(row.type, k * LANES + half))
-                builder.store(column, _address(context, builder, signature.args[6], tile, index, _F32, _EIGHT), align=4)
-        mask = builder.bitcast(outside.found(worst), ir.IntType(_EIGHT))
+                builder.store(column, _address(context, builder, signature.args[7], tile, index, _F32, _EIGHT), align=4)
+        flags = builder.load(_address(context, builder, signature.args[6], used, row, ir.IntType(8), _EIGHT), align=1)
+        flags = builder.icmp_unsigned("!=", flags, _vector(ir.IntType(8), 0, _EIGHT))
+        mask = builder.bitcast(builder.and_(flags, outside.found(worst)), ir.IntType(_EIGHT))
         return builder.icmp_unsigned("==", mask, ir.Constant(mask.type, 0))
 
-    return types.boolean(images, types.intp, types.intp, types.intp, types.float32, types.float32, tile, types.intp), generate
+    return types.boolean(images, types.intp, types.intp, types.intp, types.float32, types.float32, used, tile, types.intp), generate
 
 
 def _run_of(careful):
@@ -199,44 +204,40 @@ def _add_run_carefully(typing, tile, pixels, shares, dark, begin, end, totals, b
 
 
 @njit(cache=True, nogil=True)
-def _load_patch(images, block, row, column, n_columns, low, high, tile):
-    """Fill the tile (place, lane) with a patch of the images block … block + 15; true where all counts lie in [low, high].
+def _load_patch(images, block, start, used, spans, low, high, tile, doubtful, check):
+    """Fill the tile (place, lane) with the pixels from ``start`` on of the images block … block + 15, in spans that have a used pixel.
 
+    Marks the spans that are ``doubtful``: where a used count does not lie in [low, high], or all if there is more to ``check``.
     Places beyond the image hold anything.
     """
     n_pixels, last = images.shape[1], images.shape[0] - 1
-    inside = True
-    for r in range(min(ROWS, n_pixels // n_columns - row)):
-        pixel, place = (row + r) * n_columns + column, r * COLUMNS
-        wanted = min(COLUMNS, n_columns - column)
-        whole = wanted if pixel + wanted + _EIGHT <= n_pixels else (n_pixels - pixel) // _EIGHT * _EIGHT
-        for c in range(0, whole, _EIGHT):
-            inside &= _load_eight(images, pixel + c, block, last, low, high, tile, place + c)  # pyright: ignore[reportCallIssue]
-        if whole < wanted:
-            inside = False
-            _load_rest(images, block, last, pixel, whole, n_pixels - pixel, tile, place)
-    return inside
-
-
-@njit(cache=True, nogil=True)
-def _load_rest(images, block, last, pixel, begin, end, tile, place):
-    """Fill the places of the last pixels of an image, which are fewer than eight."""
-    for k in range(begin, end):
-        for lane in range(LANES):
-            tile[place + k, lane] = np.float32(images[min(block + lane, last), pixel + k])
-
-
-@njit(cache=True, nogil=True)
-def _mark_invalid(tile, used, low, high, dummy, delta_dummy):
-    """Make invalid counts NaN, in the places that are used; true where there are none."""
-    valid = True
-    for place in range(tile.shape[0]):
-        if used[place]:
+    for span in range(doubtful.size):
+        doubtful[span] = False
+        if not spans[span]:
+            continue
+        first, stop = span * SPAN, min((span + 1) * SPAN, n_pixels - start)
+        whole, inside = first + max(stop - first, 0) // _EIGHT * _EIGHT, True
+        for k in range(first, whole, _EIGHT):
+            inside &= _load_eight(images, start + k, block, last, low, high, used, tile, k)  # pyright: ignore[reportCallIssue]
+        for k in range(whole, stop):
             for lane in range(LANES):
-                count = tile[place, lane]
-                if not low <= count <= high or abs(count - dummy) <= delta_dummy:
-                    tile[place, lane] = np.nan
-                    valid = False
+                tile[k, lane] = np.float32(images[min(block + lane, last), start + k])
+        doubtful[span] = check or not inside or whole < stop
+
+
+@njit(cache=True, nogil=True)
+def _mark_invalid(tile, used, doubtful, low, high, dummy, delta_dummy):
+    """Make invalid counts NaN, in the places that are used of the doubtful spans; true where there are none."""
+    valid = True
+    for span in range(doubtful.size):
+        if doubtful[span]:
+            for place in range(span * SPAN, (span + 1) * SPAN):
+                if used[place]:
+                    for lane in range(LANES):
+                        count = tile[place, lane]
+                        if not low <= count <= high or abs(count - dummy) <= delta_dummy:
+                            tile[place, lane] = np.nan
+                            valid = False
     return valid
 
 
@@ -253,33 +254,30 @@ def _note_lost(tile, pixels, shares, weight, begin, end, lost_norm, lost):
 
 
 @njit(cache=True, nogil=True)
-def sum_patches(images, block, n_columns, first, stop, entries, fields, has_dark, limits, total, lost_norm, lost):
-    """Bin the images block … block + 15 of images (image, pixel), as far as there are so many, in the patches first … stop - 1.
+def sum_patches(images, block, todo, entries, fields, has_dark, limits, total, lost_norm, lost):
+    """Bin the images block … block + 15 of images (image, pixel), as far as there are so many, in some patches.
 
     Not parallel, so that it compiles fast: call it from several threads.
 
     Parameters
     ----------
-    n_columns : columns of an image.
+    todo : (any,) int64, the patches, in this order.
     entries : patches (patch + 1,), first run of each patch, patches in rows; runs (run + 1,), first entry of each run; bins (run,);
         pixels (entry,) uint16, place in the patch; shares (entry,) float32.
-    fields : used, weight, dark, each (patch, place): whether any entry uses the place, what the pixel's counts are divided and lessened by.
+    fields : used, weight, dark, each (patch, place): whether any entry uses the place, what the pixel's counts are divided and lessened by;
+        and (patch, span) whether any entry uses a place of the span.
     has_dark : whether any dark is not 0.
     limits : float32 lowest and highest valid count, dummy (NaN: none) and its tolerance.
     total : (bin, 32) float64, added to: signal of sixteen images, then their variance.
     lost_norm, lost : (bin, 16) added to: norm and number of the pixels that are invalid.
     """
     patches, runs, bins, pixels, shares = entries
-    used, weight, dark = fields
+    used, weight, dark, spans = fields
     low, high, dummy, delta_dummy = limits
-    across = (n_columns + COLUMNS - 1) // COLUMNS
-    tile = np.zeros((ROWS * COLUMNS, LANES), np.float32)
-    for patch in range(first, stop):
-        if patches[patch] == patches[patch + 1]:
-            continue
-        plain = _load_patch(images, block, patch // across * ROWS, patch % across * COLUMNS, n_columns, low, high, tile)
-        if not plain or not np.isnan(dummy):
-            plain = _mark_invalid(tile, used[patch], low, high, dummy, delta_dummy)
+    tile, doubtful = np.empty((PATCH, LANES), np.float32), np.empty(PATCH // SPAN, np.bool_)
+    for patch in todo:
+        _load_patch(images, block, patch * PATCH, used[patch], spans[patch], low, high, tile, doubtful, not np.isnan(dummy))
+        plain = _mark_invalid(tile, used[patch], doubtful, low, high, dummy, delta_dummy)
         if plain and not has_dark:
             for run in range(patches[patch], patches[patch + 1]):
                 _add_run(tile, pixels, shares, dark[patch], runs[run], runs[run + 1], total, bins[run])  # pyright: ignore[reportCallIssue]

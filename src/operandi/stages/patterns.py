@@ -263,7 +263,7 @@ def build_integrator(
     dark = getattr(calibration.detector, "darkcurrent", None) if dark is None else dark
     dark = np.zeros(shape, np.float32) if dark is None else _fitting("dark", dark, shape).astype(np.float32)
     q, matrix = _pyfai_matrix(calibration, shape, ignored, q_range, n_q, method)
-    operator = compile_rings(matrix, weight.ravel(), dark.ravel()) if whole else compile_operator(matrix, weight, dark)
+    operator = (compile_rings if whole else compile_operator)(matrix, weight.ravel(), dark.ravel())
     return Integrator(q, shape, operator, dummy, delta_dummy, averaging, None if method == "no" else bin_correlations(matrix))
 
 
