@@ -40,6 +40,8 @@ class GrowingVolume:
     filter: str = "ramp"
     volume: np.ndarray = field(init=False)
     """(y, x, q), in the sinogram's unit per mm: the sum over the projections held, each times its weight."""
+    _slab: np.ndarray = field(init=False)
+    """Room for a few filtered projections."""
     _values: np.ndarray = field(init=False)
     _rotation: np.ndarray = field(init=False)
     _weights: np.ndarray = field(init=False)
@@ -52,6 +54,7 @@ class GrowingVolume:
             raise ShapeError(f"a growing volume needs room for projections and channels, got {self.capacity} and {self.n_channels}")
         n = self.geometry.n_samples
         self._taps()
+        self._slab = aligned((1, kernel.BLOCK, n + 2, _apart(self.n_channels)))
         self.volume = np.zeros((n, n, self.n_channels), np.float32)
         self._values = np.zeros((self.capacity, n, self.n_channels), np.float32)
         self._rotation, self._weights = np.zeros(self.capacity), np.zeros(self.capacity)
@@ -148,17 +151,20 @@ class GrowingVolume:
             for first in range(0, self.n_channels, chain.width):
                 chain.slab_into(sources, first, self.volume, self._channels(first, chain.width), add=True)
         else:
-            self._add_few(np.concatenate([values[order] for values, order in sources]), rotation, weights.astype(np.float32))
+            self._add_few(sources, rotation, weights.astype(np.float32))
         self._passes += 1
 
     def _channels(self, first: int, width: int) -> tuple[int, int]:
         return first, min(width, self.n_channels - first)
 
-    def _add_few(self, values: np.ndarray, rotation: np.ndarray, weights: np.ndarray) -> None:
-        n, width, angle = self.geometry.n_samples, -(-self.n_channels // kernel.CHANNELS) * kernel.CHANNELS, np.deg2rad(rotation)
-        slab = aligned((1, len(values), n + 2, width))
-        kernel.filter_slab(values, np.arange(len(values)), 0, *self._taps(), weights, slab)
-        kernel.add_projections(slab, *kernel.beams(np.cos(angle), np.sin(angle), self.geometry.centre, n, n), self.volume)
+    def _add_few(self, sources: list[tuple[np.ndarray, np.ndarray]], rotation: np.ndarray, weights: np.ndarray) -> None:
+        n, angle, begin = self.geometry.n_samples, np.deg2rad(rotation), 0
+        for values, order in sources:
+            part = slice(begin, begin + len(order))
+            if len(order):
+                kernel.filter_slab(values, order, 0, *self._taps(), weights[part], self._slab[:, part])
+            begin = part.stop
+        kernel.add_projections(self._slab[:, :begin], *kernel.beams(np.cos(angle), np.sin(angle), self.geometry.centre, n, n), self.volume)
 
     def _taps(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return tap_lists(filter_taps(self.filter, self.geometry.n_samples, self.geometry.pitch_mm))
@@ -177,6 +183,12 @@ class GrowingVolume:
         for slab in slabs:
             first = slab * kernel.CHANNELS
             chain.slab_into([(self._values, order)], first, self.volume, self._channels(first, chain.width), add=False)
+
+
+def _apart(n_channels: int) -> int:
+    """Channels of a slab of all, such that the samples of a projection do not compete for the same places of a cache."""
+    width = -(-n_channels // kernel.CHANNELS) * kernel.CHANNELS
+    return width + kernel.CHANNELS if width % 1024 == 0 else width
 
 
 def _pairs(same: np.ndarray) -> list[tuple[int, int]]:
