@@ -74,10 +74,15 @@ class Size:
         """Number of images of one set."""
         return self.rotations_per_set * self.translations
 
+    @property
+    def frames(self) -> int:
+        """Number of frames, each of two sets, one set after the other."""
+        return self.sets - 1
+
 
 PILATUS_RUN = Size(sets=5, rotations_per_set=8, translations=61, bins=1000)
 M = Size(sets=2, rotations_per_set=90, translations=201, bins=2000, shape=(4, 1500), pixel_m=250e-6)
-L = Size(sets=2, rotations_per_set=180, translations=401, bins=2000, shape=(4, 1500), pixel_m=250e-6)
+L = Size(sets=3, rotations_per_set=180, translations=401, bins=2000, shape=(4, 1500), pixel_m=250e-6)
 
 
 def calibration(size: Size) -> AzimuthalIntegrator:
@@ -253,11 +258,11 @@ def bench_delay(folder: Path, size: Size = M) -> dict[str, Any]:
 
 
 def bench_memory(folder: Path, size: Size = L) -> dict[str, Any]:
-    """Peak memory of a worker's process that makes one frame, against its float32 volume."""
+    """Peak memory of a worker's process that makes two frames, each of two sets, against the float32 volume of one."""
     found = follow(folder, size)
     volume = 4 * size.translations**2 * size.bins / 1e9
     return {
-        "name": "peak memory of a worker, its frame's volume",
+        "name": "peak memory of a worker, one frame's volume",
         "size": [size.sets * size.rotations_per_set, size.translations, size.bins],
         "peak_gb": found["peak_gb"],
         "volume_gb": round(volume, 2),
@@ -288,7 +293,7 @@ def follow(folder: Path, size: Size) -> dict[str, Any]:
                 began = time.perf_counter()
                 for name, doc in every[-late:-1]:
                     journal(name, doc)
-                delay = _until_readable(result, began)
+                delay = _until_readable(result, size.frames - 1, began)
             busy = cpu_s(worker.pid) - busy
             journal(*every[-1])
             _await(worker, lambda: bool(_status(state).get("finished")))
@@ -320,10 +325,10 @@ def _await(worker: subprocess.Popen, condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def _until_readable(result: client.Result, began: float) -> float:
+def _until_readable(result: client.Result, frame: int, began: float) -> float:
     while time.perf_counter() - began < PATIENCE_S:
-        if len(result.steps):
-            np.asarray(result.frame(0).maps["intensity"])
+        if len(result.steps) > frame:
+            np.asarray(result.frame(frame).maps["intensity"])
             return time.perf_counter() - began
         time.sleep(0.05)
     raise TimeoutError(f"the maps are not there after {PATIENCE_S:g} s")

@@ -18,7 +18,7 @@ from operandi import pipeline, provenance
 from operandi.errors import DocumentError, GeometryError, PublishError, ShapeError
 from operandi.experiment import Experiment, Scan
 from operandi.intake import QUEUED_BLOCKS, Intake
-from operandi.nodes import PROCESSED, STEPS, Rows
+from operandi.nodes import PROCESSED, PROVISIONAL, STEPS, Rows
 from operandi.pipeline import Event, Images, LogEnded, RunEnded, State, alerts
 from operandi.sinks.tiled import TiledSink
 from operandi.sinks.webhook import Webhook
@@ -37,6 +37,8 @@ POLL_S = 0.2
 PATIENCE_S = 10.0
 DRAIN_S = 60.0
 """How long the end of a run waits for a server that is away."""
+HASTE_S = 1.0
+"""How long a frame's volume, which takes every processor, waits for the server to take its maps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +193,9 @@ class Processing:
         with self.pools.limit(limits=1, user_api="blas"):  # results must not depend on their number; and idle ones wait busily
             for product in products:
                 self.sink.apply(product)
-                if isinstance(product, Rows) and product.path == STEPS:
+                if isinstance(product, Rows) and product.path == PROVISIONAL:
+                    self.sink.drain(HASTE_S)
+                elif isinstance(product, Rows) and product.path == STEPS:
                     self.status = replace(self.status, frames=self.status.frames + 1)
 
 

@@ -36,6 +36,7 @@ SINCE = "since"
 DETECTOR_TYPES = ("<i4", "<u2", "<u4", "<f4")
 STATUS_FILE = "status.json"
 STATUS_EVERY_S = 0.25
+NICENESS = 5
 _M_MMAP_THRESHOLD = -3
 
 
@@ -126,6 +127,7 @@ def run_worker(
     Keys of the results that were completed.
     """
     _give_freed_memory_back()
+    _give_way()
     stop = stop or threading.Event()
     since = _first_started(experiment.publishing.state)
     on_status = StatusFile(experiment.publishing.state, on_status)
@@ -153,6 +155,12 @@ def _give_freed_memory_back() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)
+
+
+def _give_way() -> None:
+    """Have what this thread computes give way to the server, its readers and whatever else runs on the machine (nice(2))."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, 0, max(os.getpriority(os.PRIO_PROCESS, 0), NICENESS))
 
 
 def _unhurried(documents: Iterable[Document], callback: WatchedCallback, stopped: threading.Event) -> Iterator[Document]:

@@ -106,7 +106,6 @@ class State:
     unplaced: list[Refusal] = field(default_factory=list)
     monitor_reference: float | None = None
     axis: Axis | None = None
-    room: np.ndarray | None = None
     later: list[Product] = field(default_factory=list)
     """Of closed sets: what nobody waits for as for the maps."""
     backlash: Backlash | None = None
@@ -135,7 +134,7 @@ def begin(experiment: Experiment, integrator: Integrator) -> tuple[State, list[P
 def step(state: State, event: Event) -> Iterator[Product]:
     """Fold one event into the state and give the products that it completes, in order.
 
-    Draw them all, each published before the next is drawn: arrays of a product may lie in memory that the next step takes again.
+    Draw them all, each published before the next is drawn: nothing that is as large as a volume is held longer than that.
     """
     match event:
         case Images():
@@ -330,9 +329,10 @@ def _make(state: State, span: scans.Span) -> Iterator[Product]:
     tomogram = tomogram.without_arrays()
     yield publication.provisional_row(tomogram, state.log, state.clock, covered=_covered(state, tomogram))
     yield from _unhurried(state)
-    volume = volume_of(tomogram, members, state.experiment, state.axis, _room(state))
+    volume = volume_of(tomogram, members, state.experiment, state.axis, len(state.integrator.q))
     yield publication.volume_block(tomogram, volume)
     yield from sizes.blocks(span.frame, volume, state.integrator.q, state.experiment.dstar)
+    del volume  # it is as large as all else
     yield from publication.sinogram_products(tomogram, members, state.experiment.scan, state.integrator.q, state.axis, state.backlash)
     state.waiting.append(tomogram)
 
@@ -341,14 +341,6 @@ def _unhurried(state: State) -> Iterator[Product]:
     """What could wait until the maps were out."""
     later, state.later = state.later, []
     yield from later
-
-
-def _room(state: State) -> np.ndarray:
-    """Memory for the volume of a frame, the same for each: fresh memory costs as much time as half of the reconstruction."""
-    n = state.experiment.scan.translations
-    if state.room is None:
-        state.room = np.empty((n, n, len(state.integrator.q)), np.float32)
-    return state.room
 
 
 def _covered(state: State, tomogram: Tomogram) -> bool:

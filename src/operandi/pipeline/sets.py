@@ -9,7 +9,7 @@ from operandi.kernels.units import run_units
 from operandi.pipeline import travels
 from operandi.pipeline.travels import Travel
 from operandi.stages import scans
-from operandi.stages.corrections import correct_values, without_dead_time
+from operandi.stages.corrections import correct_in_place, without_dead_time
 from operandi.stages.maps import Screening, apply_weights
 from operandi.stages.outliers import FEWEST_LINES, without_spots
 from operandi.stages.patterns import Patterns
@@ -158,10 +158,12 @@ def close(buffer: SetBuffer, scan: Scan, corrections: Corrections, monitor_refer
 
     def correct_channels(number: int) -> None:
         part = (..., slice(number * CHANNELS, (number + 1) * CHANNELS))
-        corrected = _corrected(intensity[part], variance[part], monitor, scan, corrections, monitor_reference)
+        values, own = intensity[part], variance[part]
+        if corrections.dead_time_s:
+            values[:], own[:] = without_dead_time(values, corrections.dead_time_s, scan.exposure_s, variance=own)
+        _correct(values, own, monitor, corrections, monitor_reference)
         if corrections.spots_sigma is not None and len(rotation) >= FEWEST_LINES:
-            corrected = without_spots(corrected[0], rotation, variance=corrected[1], limit=corrections.spots_sigma)[:2]
-        intensity[part], variance[part] = corrected
+            values[:], own[:], *_ = without_spots(values, rotation, variance=own, limit=corrections.spots_sigma)
 
     run_units(correct_channels, -(-intensity.shape[-1] // CHANNELS))
     times = buffer.positions.time[admitted]
@@ -178,15 +180,14 @@ def close(buffer: SetBuffer, scan: Scan, corrections: Corrections, monitor_refer
     )
 
 
-def _corrected(intensity, variance, monitor, scan: Scan, corrections: Corrections, reference: float):
-    """Some channels of a set, and their variance, as the experiment asks for them."""
-    if corrections.dead_time_s:
-        intensity, variance = without_dead_time(intensity, corrections.dead_time_s, scan.exposure_s, variance=variance)
+def _correct(intensity, variance, monitor, corrections: Corrections, reference: float) -> None:
+    """Correct some channels of a set, and their variance, as the experiment asks for them."""
     if corrections.transmission:
-        return correct_values(intensity, variance=variance, transmission=monitor / reference)
-    return correct_values(
+        correct_in_place(intensity, variance, transmission=monitor / reference)
+        return
+    correct_in_place(
         intensity,
-        variance=variance,
+        variance,
         monitor=monitor if corrections.monitor else None,
         monitor_reference=reference,
         air="rim" if corrections.subtracts_rim else None,
@@ -218,6 +219,12 @@ def _into_columns(buffer: SetBuffer, scan: Scan) -> tuple[np.ndarray, np.ndarray
     def order(line: int) -> None:
         here = slice(line * scan.translations, (line + 1) * scan.translations)
         admitted = np.flatnonzero(buffer.status[here] == ADMITTED)
+        if np.array_equal(np.sort(column[here]), np.arange(scan.translations)) and len(admitted) == scan.translations:
+            places = np.argsort(column[here])
+            coverage[line], monitor[line] = 1, buffer.positions.monitor[here][places]
+            if (np.diff(places) != 1).any():
+                buffer.intensity[here], buffer.sigma[here] = buffer.intensity[here][places], buffer.sigma[here][places]
+            return
         at = (np.zeros(len(admitted), np.int64), column[here][admitted], 1, scan.translations)
         (intensity,), (coverage[line],) = assemble(buffer.intensity[here][admitted], *at)
         (buffer.sigma[here],), _ = assemble(buffer.sigma[here][admitted], *at)

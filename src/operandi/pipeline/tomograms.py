@@ -87,8 +87,12 @@ def channel_sums(members: list[MeasuredSet]) -> list[np.ndarray]:
     common = np.ones(members[0].intensity.shape[-1], bool)
     for member in members:
         for line, covered in zip(member.intensity, member.coverage, strict=True):
-            common &= np.isfinite(line[covered > 0]).all(axis=0)
-    sums = [np.stack([np.sum(line, axis=-1, where=common) for line in member.intensity]) for member in members]
+            if not np.isfinite(line.sum(axis=-1)[covered > 0]).all():
+                common &= np.isfinite(line[covered > 0]).all(axis=0)
+    counted = np.flatnonzero(common)
+    if counted.size and counted[-1] - counted[0] + 1 == counted.size:
+        counted = slice(counted[0], counted[-1] + 1)
+    sums = [np.stack([line[:, counted].sum(axis=-1) for line in member.intensity]) for member in members]
     return [np.where(member.coverage > 0, total, np.nan) for member, total in zip(members, sums, strict=True)]
 
 
@@ -114,15 +118,16 @@ def frame_of(span: scans.Span, members: list[MeasuredSet], experiment: Experimen
     )
 
 
-def volume_of(tomogram: Tomogram, members: list[MeasuredSet], experiment: Experiment, axis: Axis, room: np.ndarray) -> np.ndarray:
-    """The volume (y, x, q) of a frame, in ``room``, which it fills."""
-    fill = tomogram.fill
+def volume_of(tomogram: Tomogram, members: list[MeasuredSet], experiment: Experiment, axis: Axis, n_q: int) -> np.ndarray:
+    """The volume (y, x, q) of a frame, float32."""
+    fill, n = tomogram.fill, experiment.scan.translations
+    volume = np.empty((n, n, n_q), np.float32)
     at = _place(tomogram.rotation_deg if fill is None else fill.rotation_deg, experiment, axis)
-    for first in range(0, room.shape[-1], CHANNELS):
+    for first in range(0, n_q, CHANNELS):
         part = slice(first, first + CHANNELS)
         lines = take_lines([m.intensity[..., part] for m in members], tomogram.lines)
-        write_partial_volume(lines if fill is None else fill.fill(lines), *at, room, first)
-    return room
+        write_partial_volume(lines if fill is None else fill.fill(lines), *at, volume, first)
+    return volume
 
 
 def _place(rotation_deg: np.ndarray, experiment: Experiment, axis: Axis) -> tuple[np.ndarray, np.ndarray, float, str]:

@@ -137,9 +137,22 @@ def _assemble(slopes, residuals, bases, squares: float, number: int, slope_noise
 def _slope_noise(inside: list[np.ndarray], bases: list[np.ndarray], noise: float, radius: float) -> float:
     """What noise adds to the squares of the slopes, all projections moved together."""
     square = _slope_matrix(len(bases) - 1, radius) ** 2
-    kept = [float(np.sum(_share(part, noise) ** 2)) for part in inside]
-    beside = [[b.shape[1] - np.sum((b.T @ other) ** 2) for other in bases] for b in bases]
-    return noise * sum(float(square[k, n] * kept[k] * beside[k][n]) for n in range(1, len(bases)) for k in range(n))
+    kept = np.array([np.sum(_share(part, noise) ** 2) for part in inside])
+    return noise * float(np.sum(square * kept[:, None] * _apart(bases)))
+
+
+def _apart(bases: list[np.ndarray]) -> np.ndarray:
+    """(order, order) how many dimensions of the one's harmonics the other's lack, where one is even and one odd; 0 elsewhere.
+
+    A basis holds that of the order two below as its first columns.
+    """
+    sizes, result = np.array([basis.shape[1] for basis in bases]), np.zeros((len(bases), len(bases)))
+    even, odd = (bases[max(n for n in range(len(bases)) if n % 2 == parity)] for parity in (0, 1))
+    shared = np.zeros((even.shape[1] + 1, odd.shape[1] + 1))
+    shared[1:, 1:] = np.cumsum(np.cumsum((even.T @ odd) ** 2, axis=0), axis=1)
+    result[::2, 1::2] = sizes[::2, None] - shared[np.ix_(sizes[::2], sizes[1::2])]
+    result[1::2, ::2] = sizes[1::2, None] - shared[np.ix_(sizes[::2], sizes[1::2])].T
+    return result
 
 
 def _share(part: np.ndarray, noise: float) -> np.ndarray:

@@ -106,28 +106,49 @@ def correct_values(
     ShapeError
         If the arrays do not fit each other, or transmission is combined with monitor or air.
     """
-    values = np.asarray(values, np.float32)
-    variance = None if variance is None else np.asarray(variance, np.float32)
+    values = np.array(values, np.float32)
+    variance = None if variance is None else np.array(variance, np.float32)
+    correct_in_place(
+        values, variance, monitor=monitor, monitor_reference=monitor_reference, air=air, air_variance=air_variance, rim_points=rim_points,
+        transmission=transmission,
+    )  # fmt: skip
+    return values, variance
+
+
+def correct_in_place(
+    values: np.ndarray,
+    variance: np.ndarray | None,
+    *,
+    monitor: np.ndarray | None = None,
+    monitor_reference: float | None = None,
+    air: Literal["rim"] | np.ndarray | None = None,
+    air_variance: np.ndarray | None = None,
+    rim_points: int = 2,
+    transmission: np.ndarray | None = None,
+) -> None:
+    """What `correct_values` does, in the memory of the values and of their variance, both float32: nothing of their size is held beside."""
     _check(values, variance, transmission, monitor, air)
     if (flux := transmission if transmission is not None else monitor) is not None:
         reference = 1.0 if transmission is not None else monitor_reference
         scale = _scale(np.asarray(flux, float), values.shape[:2], reference)[:, :, None]
-        values = values * scale
-        variance = None if variance is None else variance * scale**2
+        values *= scale
+        if variance is not None:
+            variance *= scale**2
     if air is None:
-        return values, variance
+        return
     if isinstance(air, str):
         if air != "rim":
             raise ShapeError(f'air is {air!r}; give "rim", the pattern of air (q,), or None')
-        return _subtract_rim(values, variance, rim_points)
+        _subtract_rim(values, variance, rim_points)
+        return
     pattern = np.asarray(air, np.float32)
     if pattern.shape not in {(), (values.shape[2],)}:
         raise ShapeError(f"the pattern of air has shape {pattern.shape}, the sinogram {values.shape[2]} points in q")
     if variance is not None and air_variance is not None:
         if np.shape(air_variance) != pattern.shape:
             raise ShapeError(f"the variance of air has shape {np.shape(air_variance)}, air itself {pattern.shape}")
-        variance = variance + np.asarray(air_variance, np.float32)
-    return values - pattern, variance
+        variance += np.asarray(air_variance, np.float32)
+    values -= pattern
 
 
 def without_dead_time(
@@ -199,7 +220,7 @@ def _scale(flux: np.ndarray, shape: tuple[int, ...], reference: float | None) ->
     return np.where(np.isfinite(scale), scale, np.float32(np.nan))
 
 
-def _subtract_rim(values, variance, rim_points: int):
+def _subtract_rim(values, variance, rim_points: int) -> None:
     if not 1 <= rim_points <= (values.shape[1] - 1) // 2:
         raise ShapeError(
             f"rim_points is {rim_points}, but the sinogram has {values.shape[1]} translations: take 1 to {(values.shape[1] - 1) // 2}"
@@ -210,8 +231,7 @@ def _subtract_rim(values, variance, rim_points: int):
     number = finite.sum(axis=(0, 1))
     # a channel without any cell on the rim has no air to subtract: NaN
     air = np.where(finite, cells, 0).sum(axis=(0, 1)) / np.where(number, number, np.nan)
-    values = values - air.astype(np.float32)
+    values -= air.astype(np.float32)
     if variance is not None:
         own = np.where(finite, variance[:, rim], 0).sum(axis=(0, 1)) / np.where(number, number, np.nan) ** 2
-        variance = variance + own.astype(np.float32)
-    return values, variance
+        variance += own.astype(np.float32)
