@@ -42,22 +42,24 @@ class Experiment:
         return rotation[order], *parts
 
 
-def measure(translations: int = 41, rotations: int = 30, fine: int = 5, golden: bool = False, layout: Layout | None = None) -> Experiment:
-    """Ten sets of 12 min; the charge is the paper's."""
+def measure(
+    translations: int = 41, rotations: int = 30, fine: int = 5, golden: bool = False, layout: Layout | None = None, sets: int = SETS
+) -> Experiment:
+    """Ten sets of 12 min, or more and shorter ones in the same time; the charge is the paper's."""
     assert SPECIES[: len(CHANNELS)] == CHANNELS
     pitch = 8.4 / (translations - 1)
     curve = paper_curve(SETS * SET_S)
     cell = jelly_roll(translations * fine, pitch / fine, layout)
     offsets = (np.arange(translations) - (translations - 1) / 2) * pitch
-    number = np.arange(SETS * rotations)
+    number = np.arange(sets * rotations)
     which, row = np.divmod(number, rotations)
     rotation = (row + 0.5 * (which % 2)) * 180 / rotations
     if golden:
         rotation = (number * 180 * 0.6180339887498949) % 180
-    time = (number[:, None] * translations + np.arange(translations) + 0.5) * SET_S / (rotations * translations)
+    time = (number[:, None] * translations + np.arange(translations) + 0.5) * SETS * SET_S / (sets * rotations * translations)
     time[1::2] = time[1::2, ::-1]
     lines = [line_integrals(cell, a, offsets, curve.charge(t))[:, : len(CHANNELS)] for a, t in zip(rotation, time, strict=True)]
-    shape = (SETS, rotations)
+    shape = (sets, rotations)
     return Experiment(
         cell, curve, offsets, rotation.reshape(shape), time.reshape(*shape, -1), np.stack(lines).reshape(*shape, translations, -1)
     )

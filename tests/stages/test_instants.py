@@ -116,6 +116,32 @@ def test_so_it_is_with_other_cells(layout):
         assert np.linalg.norm(quadrant_difference(after)) <= 0.2 * np.linalg.norm(quadrant_difference(before))
 
 
+ONSET_MAH = 14.82
+"""In the middle of the third frame's charge, where LiC6 begins and LiC12 turns over."""
+
+
+def stopped_at_onset(cell: Experiment) -> np.ndarray:
+    seconds = np.linspace(0, 10 * SET_S, 7201)
+    return cell.frozen(float(np.interp(ONSET_MAH, cell.curve.charge(seconds), seconds)))
+
+
+def asymmetry_at_onset(cell: Experiment, noise: float) -> float:
+    projections, model = taken(cell, noise)
+    volume = volume_of(instant_sinogram(projections, ONSET_MAH, "model", model))
+    return float(np.linalg.norm(quadrant_difference(volume - stopped_at_onset(cell))))
+
+
+@pytest.mark.parametrize("layout", [None, *LAYOUTS])
+def test_where_a_phase_begins_shorter_sets_with_as_many_photons_cure_the_asymmetry_and_more_photons_do_not(layout):
+    cell = measure(layout=LAYOUTS.get(layout))
+    rotation, _, values = cell.window(2, cell.sinograms)
+    sliding_window = partial_volume(values, rotation, cell.translation_mm, 0.0)
+    shown = np.linalg.norm(quadrant_difference(sliding_window - stopped_at_onset(cell)))
+    assert asymmetry_at_onset(cell, 0.0) > 0.12 * shown
+    short = measure(layout=LAYOUTS.get(layout), sets=30)
+    assert asymmetry_at_onset(short, np.sqrt(3) * NOISE) < 0.1 * shown
+
+
 def test_over_the_whole_run_the_asymmetry_is_at_most_a_fifth():
     noise = NOISE
     shown = np.linalg.norm([asymmetry(sliding(frame, measured(noise)[0]), frame) for frame in range(9)])
