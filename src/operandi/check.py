@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from operandi.companions import find_faults
 from operandi.errors import GeometryError, OperandiError, ShapeError
 from operandi.experiment import Experiment, QWindow, Subtraction
 from operandi.plans import IMAGES_PER_S, Plan, distinct_rotations, duration, plan_of, size
@@ -93,6 +94,7 @@ def check(experiment: Experiment, *, images_per_s: float = IMAGES_PER_S) -> Repo
     shape = (1, 1) if detector is None else detector.q.shape
     plan = plan_of(experiment, (shape[0], shape[1]), images_per_s=images_per_s)
     findings += examine_scan(experiment) + examine_windows(experiment, detector) + examine_machine(experiment, plan)
+    findings += [Finding(*fault) for fault in find_faults(experiment)]
     log, more = examine_potentiostat(experiment)
     return Report(experiment, plan, detector, log, tuple(findings + more))
 

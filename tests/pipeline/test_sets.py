@@ -3,6 +3,8 @@ import pytest
 from pydantic import ValidationError
 
 from operandi.experiment import Corrections, Scan
+from operandi.pipeline.companions import Companions
+from operandi.pipeline.correcting import Chain
 from operandi.pipeline.sets import Positions, SetBuffer, close
 from operandi.stages import scans
 from operandi.stages.maps import Screening
@@ -13,14 +15,20 @@ N_Q = 4
 SCREENING = Screening(np.ones((1, N_Q)), np.ones((1, N_Q)))
 
 
-def closed(intensity: np.ndarray, flux: np.ndarray, corrections: Corrections, reference: float = 100.0):
+def closed(
+    intensity: np.ndarray,
+    flux: np.ndarray,
+    corrections: Corrections,
+    reference: float = 100.0,
+    companions: Companions = Companions(),  # noqa: B008 - frozen
+):
     """The set of an intensity (rotation, translation, q) and a monitor (rotation, translation)."""
     buffer = SetBuffer.empty(0, SCAN.rotations_per_set, SCAN.translations, N_Q)
     route, n = scans.route(SCAN, 0), intensity[..., 0].size
     values = intensity.reshape(n, N_Q).astype(np.float32)
     positions = Positions(route.rotation_deg, route.translation_mm, flux.ravel(), np.arange(n) * 0.5)
     buffer.admit(np.arange(n), Patterns(values, np.sqrt(values), np.ones_like(values)), positions)
-    return close(buffer, SCAN, corrections, reference, SCREENING)
+    return close(buffer, SCAN, Chain(corrections, SCAN.exposure_s, reference, companions), SCREENING)
 
 
 def object_and_flux() -> tuple[np.ndarray, np.ndarray]:

@@ -6,9 +6,10 @@ import math
 
 from pydantic import Field, model_validator
 
+from operandi.experiment.corrections import Corrections, MeasuredAir
 from operandi.experiment.measurements import Geometry, Integration, Keys, Sample, Scan
 from operandi.experiment.potentiostats import Potentiostat, PotentiostatKeys, Role
-from operandi.experiment.processing import LEAST_POINTS, Corrections, Dstar, Reconstruction, dstar_in_range
+from operandi.experiment.processing import LEAST_POINTS, Dstar, Reconstruction, dstar_in_range
 from operandi.experiment.screening import (
     DEFAULT_COMPOSITES,
     DEFAULT_WINDOWS,
@@ -32,6 +33,7 @@ __all__ = [
     "Guardian",
     "Integration",
     "Keys",
+    "MeasuredAir",
     "Potentiostat",
     "PotentiostatKeys",
     "Publishing",

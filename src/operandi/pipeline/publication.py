@@ -153,19 +153,26 @@ def volume_block(tomogram: Tomogram, volume: np.ndarray) -> Block:
     return Block(("volumes", "intensity"), (tomogram.span.frame, 0, 0, 0), volume[None])
 
 
+def found_of(scan: Scan, axis: Axis, backlash: Backlash | None, flux: float | None) -> dict[str, float]:
+    """What was found out about a sinogram, for its metadata; ``flux`` is that to which it is scaled, if it is."""
+    found = {"axis_mm": axis.position, "axis_uncertainty_mm": axis.uncertainty}
+    if flux is not None:
+        found |= {"monitor_reference": flux}
+    if backlash is not None and scan.backlash_mm != 0:
+        found |= {"backlash_mm": backlash.value, "backlash_uncertainty_mm": backlash.uncertainty}
+    return found
+
+
 def sinogram_products(
-    tomogram: Tomogram, members: list[MeasuredSet], scan: Scan, q: np.ndarray, axis: Axis, backlash: Backlash | None = None
+    tomogram: Tomogram, members: list[MeasuredSet], scan: Scan, q: np.ndarray, found: Mapping[str, float]
 ) -> Iterator[Product]:
-    """The sinogram of a frame, a few lines at a time."""
+    """The sinogram of a frame, a few lines at a time; ``found`` is what was found out about it."""
     coords = {
         "rotation": {"values": tomogram.rotation_deg.tolist(), "units": "deg"},
         "translation": {"values": scans.translations_mm(scan).tolist(), "units": "mm"},
         "q": {"values": q.tolist(), "units": "1/angstrom"},
     }
     path, shape = ("sinograms", f"{tomogram.span.frame:04d}"), (len(tomogram.lines), scan.translations, len(q))
-    found = {"axis_mm": axis.position, "axis_uncertainty_mm": axis.uncertainty}
-    if backlash is not None and scan.backlash_mm != 0:
-        found |= {"backlash_mm": backlash.value, "backlash_uncertainty_mm": backlash.uncertainty}
     chunks = (min(LINE_BLOCK, shape[0]), *shape[1:])
     yield Array(path, ("rotation", "translation", "q"), shape, chunks, metadata={"units": "counts", "coords": coords, **found})
     sinograms = [m.intensity for m in members]

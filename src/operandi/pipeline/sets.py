@@ -4,14 +4,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from operandi.experiment import Corrections, Scan
+from operandi.experiment import Scan
 from operandi.kernels.units import run_units
 from operandi.pipeline import travels
+from operandi.pipeline.correcting import Chain
 from operandi.pipeline.travels import Travel
 from operandi.stages import scans
-from operandi.stages.corrections import correct_values, without_dead_time
 from operandi.stages.maps import Screening, apply_weights
-from operandi.stages.outliers import FEWEST_LINES, without_spots
 from operandi.stages.patterns import Patterns
 from operandi.stages.sinograms import assemble
 
@@ -144,8 +143,8 @@ def _columns(buffer: SetBuffer, scan: Scan) -> np.ndarray:
     return travels.travel_columns(buffer.positions.translation, buffer.status == ADMITTED, scan)[0]
 
 
-def close(buffer: SetBuffer, scan: Scan, corrections: Corrections, monitor_reference: float, screening: Screening) -> MeasuredSet:
-    """The sinogram of a set, normalised to ``monitor_reference`` and free of air where the experiment asks for it.
+def close(buffer: SetBuffer, scan: Scan, chain: Chain, screening: Screening) -> MeasuredSet:
+    """The sinogram of a set, corrected by the ``chain``.
 
     Consumes the buffer: the sinogram takes the place of its patterns, so that a set is held only once. ``screening`` is by the
     windows.
@@ -158,10 +157,7 @@ def close(buffer: SetBuffer, scan: Scan, corrections: Corrections, monitor_refer
 
     def correct_channels(number: int) -> None:
         part = (..., slice(number * CHANNELS, (number + 1) * CHANNELS))
-        corrected = _corrected(intensity[part], variance[part], monitor, scan, corrections, monitor_reference)
-        if corrections.spots_sigma is not None and len(rotation) >= FEWEST_LINES:
-            corrected = without_spots(corrected[0], rotation, variance=corrected[1], limit=corrections.spots_sigma)[:2]
-        intensity[part], variance[part] = corrected
+        intensity[part], variance[part] = chain.apply(intensity[part], variance[part], monitor, rotation, part[1])
 
     run_units(correct_channels, -(-intensity.shape[-1] // CHANNELS))
     times = buffer.positions.time[admitted]
@@ -175,22 +171,6 @@ def close(buffer: SetBuffer, scan: Scan, corrections: Corrections, monitor_refer
         t_start=float(times.min()) if len(times) else np.nan,
         t_end=float(times.max()) + scan.exposure_s if len(times) else np.nan,
         travel=None if scan.backlash_mm == 0 else travels.travel_of(buffer.positions.translation, buffer.positions.time, admitted, scan),
-    )
-
-
-def _corrected(intensity, variance, monitor, scan: Scan, corrections: Corrections, reference: float):
-    """Some channels of a set, and their variance, as the experiment asks for them."""
-    if corrections.dead_time_s:
-        intensity, variance = without_dead_time(intensity, corrections.dead_time_s, scan.exposure_s, variance=variance)
-    if corrections.transmission:
-        return correct_values(intensity, variance=variance, transmission=monitor / reference)
-    return correct_values(
-        intensity,
-        variance=variance,
-        monitor=monitor if corrections.monitor else None,
-        monitor_reference=reference,
-        air="rim" if corrections.subtracts_rim else None,
-        rim_points=corrections.rim_points,
     )
 
 
