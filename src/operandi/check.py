@@ -185,6 +185,10 @@ def examine_scan(experiment: Experiment) -> list[Finding]:
     if experiment.corrections.spots_sigma is not None and scan.rotations_per_set < FEWEST_LINES:
         text = f"needs {FEWEST_LINES} lines in a set to compare, there are {scan.rotations_per_set}: make it null"
         findings.append(_error("corrections.spots_sigma", text))
+    width = experiment.corrections.stripes_width
+    if width is not None and (width > scan.translations or scan.rotations_per_set < FEWEST_LINES):
+        text = f"is {width}: needs as many positions and {FEWEST_LINES} lines, a set has {scan.translations} and {scan.rotations_per_set}"
+        findings.append(_error("corrections.stripes_width", text))
     axis, ends = experiment.reconstruction.axis_mm, sorted((scan.translation_start_mm, scan.translation_stop_mm))
     if axis is not None and not ends[0] < axis < ends[1]:
         findings.append(_error("reconstruction.axis_mm", f"is {axis:g}, outside the travel from {ends[0]:g} to {ends[1]:g} mm"))

@@ -1,15 +1,22 @@
-"""Reading what an experiment names beside its images: the pattern of air, from a file or from an earlier result."""
+"""Reading what an experiment names beside its images: the pattern of air, the transmission of the cell."""
 
 from typing import Any, Literal
 
 import numpy as np
 
 from operandi.errors import AssetError, OperandiError, ShapeError
-from operandi.experiment import Experiment, MeasuredAir
-from operandi.pipeline.companions import Companions
+from operandi.experiment import Absorption, Experiment, MeasuredAir
+from operandi.experiment.corrections import AbsorbingLayer
+from operandi.pipeline.companions import Companions, Transmission
 from operandi.sources.pattern_files import read_pattern
+from operandi.sources.sinograms import read_sinogram
+from operandi.stages import scans
+from operandi.stages.absorption import cylinder_transmission, mixture_attenuation_inv_mm, require_cover
 from operandi.stages.air import Air, mean_air, resample
 from operandi.stages.corrections import without_dead_time
+
+Fault = tuple[Literal["error", "warning"], str, str]
+"""Severity, field and message."""
 
 
 def load_companions(experiment: Experiment, q: np.ndarray, *, api_key: str | None = None) -> Companions:
@@ -22,11 +29,43 @@ def load_companions(experiment: Experiment, q: np.ndarray, *, api_key: str | Non
     NotPublishedError, PublishError
         An earlier result is not there, or the server does not answer.
     """
-    named = _named_air(experiment)
-    if named is None:
-        return Companions()
-    air, about = load_air(experiment, named, q, api_key=api_key)
-    return Companions(air, {"air": about})
+    named, absorption = _named_air(experiment), experiment.corrections.absorption
+    air, transmission, about = None, None, {}
+    if named is not None:
+        air, about["air"] = load_air(experiment, named, q, api_key=api_key)
+    if absorption is not None:
+        transmission, about["absorption"] = load_transmission(experiment, absorption)
+    return Companions(air, transmission, about)
+
+
+def load_transmission(experiment: Experiment, absorption: Absorption) -> tuple[Transmission, dict[str, Any]]:
+    """The transmission of the paths through the cell, and where it is from. Raises as `load_companions`."""
+    scan, axis = experiment.scan, experiment.reconstruction.axis_mm
+    positions, angles = scans.translations_mm(scan), np.concatenate([scans.planned_rotations_deg(scan, n) for n in range(scan.sets)])
+    if absorption.file is None:
+        assert axis is not None
+        layers = [(layer.radius_mm, attenuation_inv_mm(layer)) for layer in absorption.layers]
+        values = cylinder_transmission(positions, axis, layers)[None]
+        return Transmission(values, angles[:1], positions), {"layers": [list(layer) for layer in layers], "axis_mm": axis}
+    datasets = {name: getattr(absorption, name) for name in ("signal", "rotation", "translation")}
+    measured = read_sinogram(absorption.file, **datasets)
+    found = Transmission(*(measured[name].to_numpy() for name in ("signal", "rotation", "translation")))
+    try:
+        require_cover("angles", angles, found.rotation_deg)
+        require_cover("positions", positions, found.translation_mm)
+        if not (np.isfinite(found.values).all() and (found.values > 0).all()):
+            raise ShapeError("the transmission holds values that are not positive: normalise it to the beam beside the cell")
+    except ShapeError as error:
+        raise AssetError(f"{absorption.file}: {error}") from error
+    return found, {"file": absorption.file.name, **datasets}
+
+
+def attenuation_inv_mm(layer: AbsorbingLayer) -> float:
+    """Linear attenuation of a layer, as it stands or from its composition."""
+    if layer.attenuation_inv_mm is not None:
+        return layer.attenuation_inv_mm
+    parts = [(part.mass_fraction, part.attenuation_cm2_g) for part in layer.composition]
+    return mixture_attenuation_inv_mm(parts, layer.density_g_cm3 or 0.0)
 
 
 def _named_air(experiment: Experiment) -> MeasuredAir | None:
@@ -72,15 +111,21 @@ def _air_of_result(experiment: Experiment, key: str, api_key: str | None) -> tup
         raise AssetError(f"result {key}: {error}") from error
 
 
-def find_faults(experiment: Experiment) -> list[tuple[Literal["error", "warning"], str, str]]:
+def find_faults(experiment: Experiment) -> list[Fault]:
     """What is wrong, or worth knowing, with what the experiment names: severity, field and message of each."""
-    how, named = experiment.integration, _named_air(experiment)
-    edges = np.linspace(how.q_min_inv_angstrom, how.q_max_inv_angstrom, how.bins + 1)
-    if named is None:
-        return []
-    field = f"corrections.measured_air.{'file' if named.result is None else 'result'}"
-    try:
-        _, about = load_air(experiment, named, (edges[1:] + edges[:-1]) / 2)
-    except OperandiError as error:
-        return [("error", field, str(error))]
-    return [("warning", field, "has no errors: the pattern of air is taken as exact")] if about.get("exact") else []
+    how, named, absorption = experiment.integration, _named_air(experiment), experiment.corrections.absorption
+    edges, found = np.linspace(how.q_min_inv_angstrom, how.q_max_inv_angstrom, how.bins + 1), list[Fault]()
+    if named is not None:
+        field = f"corrections.measured_air.{'file' if named.result is None else 'result'}"
+        try:
+            _, about = load_air(experiment, named, (edges[1:] + edges[:-1]) / 2)
+            if about.get("exact"):
+                found.append(("warning", field, "has no errors: the pattern of air is taken as exact"))
+        except OperandiError as error:
+            found.append(("error", field, str(error)))
+    if absorption is not None:
+        try:
+            load_transmission(experiment, absorption)
+        except OperandiError as error:
+            found.append(("error", "corrections.absorption.file", str(error)))
+    return found

@@ -6,7 +6,7 @@ import math
 
 from pydantic import Field, model_validator
 
-from operandi.experiment.corrections import Corrections, MeasuredAir
+from operandi.experiment.corrections import Absorption, Corrections, MeasuredAir
 from operandi.experiment.measurements import Geometry, Integration, Keys, Sample, Scan
 from operandi.experiment.potentiostats import Potentiostat, PotentiostatKeys, Role
 from operandi.experiment.processing import LEAST_POINTS, Dstar, Reconstruction, dstar_in_range
@@ -23,6 +23,7 @@ from operandi.experiment.sections import Section
 from operandi.experiment.services import Guardian, Publishing
 
 __all__ = [
+    "Absorption",
     "Composite",
     "Corrections",
     "DEFAULT_COMPOSITES",
@@ -74,6 +75,13 @@ class Experiment(Section):
         if (points := self.dstar.points(self.integration)) < LEAST_POINTS:
             bins = math.ceil(self.integration.bins * LEAST_POINTS / points)
             raise ValueError(f"dstar has only {points:.0f} points in q; with integration.bins of {bins} it has enough, or make it null")
+        return self
+
+    @model_validator(mode="after")
+    def _cylinder_has_an_axis(self):
+        absorption = self.corrections.absorption
+        if absorption is not None and absorption.layers and self.reconstruction.axis_mm is None:
+            raise ValueError("corrections.absorption.layers lie about the rotation axis: give reconstruction.axis_mm")
         return self
 
     @model_validator(mode="after")

@@ -32,6 +32,58 @@ class MeasuredAir(Section):
         return self
 
 
+class MassFraction(Section):
+    """One part of a composition."""
+
+    mass_fraction: Annotated[float, Field(gt=0, le=1)]
+    """Its share of the mass."""
+    attenuation_cm2_g: Annotated[float, Field(ge=0)]
+    """Its mass attenuation at the energy of the beam, as NIST's XCOM tabulates it."""
+
+
+class AbsorbingLayer(Section):
+    """A shell of the cell; the innermost is a full cylinder."""
+
+    radius_mm: Positive
+    """Outer radius."""
+    attenuation_inv_mm: Annotated[float, Field(ge=0)] | None = None
+    """Linear attenuation; null: that of density and composition."""
+    density_g_cm3: Positive | None = None
+    """Density, voids included."""
+    composition: tuple[MassFraction, ...] = ()
+    """Its parts; their shares add up to 1."""
+
+    @model_validator(mode="after")
+    def _one_way(self):
+        by_parts = self.density_g_cm3 is not None and bool(self.composition)
+        if by_parts == (self.attenuation_inv_mm is not None):
+            raise ValueError("needs either attenuation_inv_mm, or density_g_cm3 with a composition")
+        if by_parts and abs(sum(part.mass_fraction for part in self.composition) - 1) > 0.01:
+            raise ValueError("the mass fractions of its composition must add up to 1")
+        return self
+
+
+class Absorption(Section):
+    """What of the beam the cell itself takes away: cylinders about the rotation axis, or a sinogram of its transmission."""
+
+    layers: tuple[AbsorbingLayer, ...] = ()
+    """The cell from what it is made of, about reconstruction.axis_mm."""
+    file: Path | None = None
+    """In place of layers: HDF5 or NeXus file of a transmission sinogram, 1 where nothing is in the beam, over the travel of the scan."""
+    signal: Annotated[str, Field(min_length=1)] = "transmission"
+    """Its dataset (rotation, translation)."""
+    rotation: Annotated[str, Field(min_length=1)] = "rotation"
+    """Its dataset of the angles, deg unless its units say otherwise."""
+    translation: Annotated[str, Field(min_length=1)] = "translation"
+    """Its dataset of the positions, mm unless its units say otherwise."""
+
+    @model_validator(mode="after")
+    def _one_source(self):
+        if (self.file is None) != bool(self.layers):
+            raise ValueError("needs either the layers of the cell or the file of a transmission sinogram")
+        return self
+
+
 class Corrections(Section):
     """What is done to a sinogram before reconstruction."""
 
@@ -54,6 +106,12 @@ class Corrections(Section):
     """Cells that single grains light up, so many standard deviations above their neighbours at other rotations, are replaced by these; 8
     is a good number, null leaves all as measured."""
 
+    stripes_width: Annotated[int, Field(ge=3)] | None = None
+    """Offsets that are the same at all angles of a set and narrower than half of so many positions (odd, such as 9) are taken out, which
+    would become rings. Not for cells that turn about their own centre: their windings look the same. Null leaves all as measured."""
+    absorption: Absorption | None = None
+    """Divide by the transmission of each path through the cell, before air is subtracted; null for cells that absorb little."""
+
     @property
     def subtracts_rim(self) -> bool:
         """Whether the outermost positions count as air."""
@@ -63,8 +121,16 @@ class Corrections(Section):
     def _transmission_needs_a_monitor(self):
         if self.monitor_reference is not None and not self.monitor:
             raise ValueError("monitor_reference scales by the monitor: make monitor true, or leave it out")
+        if self.transmission and self.absorption is not None:
+            raise ValueError("transmission takes out what the cell absorbs already: leave absorption out")
         if self.transmission and not self.monitor:
             raise ValueError("transmission divides by the monitor, which stands behind the sample: make monitor true")
+        return self
+
+    @model_validator(mode="after")
+    def _odd_stripes(self):
+        if self.stripes_width is not None and self.stripes_width % 2 == 0:
+            raise ValueError(f"stripes_width is {self.stripes_width}: make it an odd number")
         return self
 
     @model_validator(mode="after")

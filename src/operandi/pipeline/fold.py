@@ -140,7 +140,7 @@ def begin(experiment: Experiment, integrator: Integrator, companions: Companions
         state.backlash = Backlash(experiment.scan.backlash_mm, 0.0)
     if experiment.potentiostat is None:
         state.log_ended = "the experiment names no potentiostat"
-    return state, [*publication.tree(experiment, integrator), *beside.tree(state.companions, integrator.q)]
+    return state, [*publication.tree(experiment, integrator), *beside.tree(state.companions, experiment.scan, integrator.q)]
 
 
 def step(state: State, event: Event) -> Iterator[Product]:
@@ -300,7 +300,7 @@ def _close(state: State, buffer: SetBuffer) -> Iterator[Product]:
     yield from publication.line_products(scan, buffer, buffer.take_unsent(settled=False))
     state.later += publication.set_products(scan, buffer)
     screening = Screening.of(state.integrator.q, experiment.windows, correlation=state.integrator.correlation)
-    chain = Chain(experiment.corrections, scan.exposure_s, state.monitor_reference or 1.0, state.companions)
+    chain = Chain(experiment.corrections, scan, state.monitor_reference or 1.0, state.companions)
     closed = close(buffer, scan, chain, screening)
     state.closed[buffer.number] = closed if state.backlash is None else without_backlash(closed, scan, state.backlash.value)
     state.exposed[buffer.number] = publication.exposed(buffer, scan)
