@@ -9,11 +9,12 @@ import pytest
 import yaml
 from beamtimes import Beamtime, in_background, measure, prepare
 
-from operandi import integrate
+from operandi import fit_peaks, integrate
 from operandi.check import check
 from operandi.client import Result
 from operandi.client import open as open_catalog
 from operandi.errors import NotPublishedError
+from operandi.runner import make_integrator
 from operandi.simulate.beamline import fit_cell, plan_schedule
 from operandi.simulate.exposures import Beam
 from operandi.simulate.phantom import EMPTY
@@ -34,6 +35,12 @@ def beamtime(folder: Path, uri: str, corrections: dict, **scan) -> Beamtime:
     content["windows"] = [
         {"phase": phase, "q_min_inv_angstrom": low, "q_max_inv_angstrom": high, "background": "none"} for phase, low, high in WINDOWS
     ]
+    content["peaks"] = [
+        {"name": "graphite 002", "q_min_inv_angstrom": 1.75, "q_max_inv_angstrom": 2.0},
+        {"name": "copper 220", "q_min_inv_angstrom": 4.8, "q_max_inv_angstrom": 5.03},
+    ]
+    names = ["graphite", "copper", "aluminium"]
+    content["decomposition"] = {"references": [{"name": name} for name in names], "q_min_inv_angstrom": 1.4}
     content |= {"composites": [], "corrections": corrections, "reconstruction": {"axis_mm": AXIS_MM}}
     prepared.file.write_text(yaml.safe_dump(content))
     return prepared
@@ -128,7 +135,7 @@ def test_replay_gives_the_bytes_of_the_live_run_with_its_air(runs, service, cata
     key = replay(runs.rough.experiment, documents(runs.rough), api_key=service.api_key, root="air-replays")
     assert key == runs.live.key
     digest = runs.live.digest()
-    assert "air/intensity" in digest
+    assert {"air/intensity", "peaks/area", "peaks/area_sigma", "amounts/value", "amounts/sigma"} <= set(digest)
     assert Result(catalog.client["air-replays", key]).digest() == digest
 
 
@@ -147,3 +154,23 @@ def test_a_result_that_is_not_there_is_named_before_the_beam_is_on(runs):
     assert "no result" in fault.message
     with pytest.raises(NotPublishedError, match="no result"):
         replay(there, documents(runs.rough), root="air-absent")
+
+
+def test_peaks_and_amounts_of_the_experiment_file_are_those_of_the_published_volume(runs):
+    volume = runs.quiet.volumes["intensity"].isel(frame=0, drop=True).compute()
+    peaks, amounts = runs.quiet.peaks.isel(frame=0), runs.quiet.amounts.isel(frame=0)
+    integrator = make_integrator(runs.rough.experiment)
+    alone = fit_peaks(volume, (1.75, 2.0), correlation=integrator.correlation)
+    for name in ("position", "position_sigma", "width", "area", "area_sigma", "reason"):
+        np.testing.assert_allclose(peaks[name].sel(peak="graphite 002"), alone[name][0], rtol=1e-5)
+    assert peaks["area"].attrs["units"] == "counts/mm/angstrom"
+    there = peaks["reason"].sel(peak="graphite 002") == 0
+    assert there.sum() > 20
+    # graphite's 002 moves from 1.873 towards LiC6's 1.695 as it fills; half of the charge is in
+    assert 1.75 < float(peaks["position"].sel(peak="graphite 002").median()) < 1.9
+    assert amounts["reference"].to_numpy().tolist() == ["graphite", "copper", "aluminium", "background 0", "background 1"]
+    assert (amounts["value"] >= 0).all()
+    strong = amounts["sigma"].sel(reference="copper") > 0
+    assert strong.all()
+    copper = runs.quiet.maps["intensity"].isel(frame=0).sel(phase="copper")
+    assert np.corrcoef(amounts["value"].sel(reference="copper").to_numpy().ravel(), copper.to_numpy().ravel())[0, 1] > 0.9

@@ -1,19 +1,24 @@
-"""Reading what an experiment names beside its images: the pattern of air, the transmission of the cell."""
+"""Reading what an experiment names beside its images: air, transmission, reference patterns."""
 
 from typing import Any, Literal
 
 import numpy as np
+import xarray as xr
 
 from operandi.errors import AssetError, OperandiError, ShapeError
-from operandi.experiment import Absorption, Experiment, MeasuredAir
+from operandi.experiment import Absorption, Decomposition, Experiment, MeasuredAir, ReferencePattern
 from operandi.experiment.corrections import AbsorbingLayer
 from operandi.pipeline.companions import Companions, Transmission
+from operandi.pipeline.voxels import in_range
+from operandi.sources.crystals import read_crystal
 from operandi.sources.pattern_files import read_pattern
 from operandi.sources.sinograms import read_sinogram
 from operandi.stages import scans
 from operandi.stages.absorption import cylinder_transmission, mixture_attenuation_inv_mm, require_cover
 from operandi.stages.air import Air, mean_air, resample
 from operandi.stages.corrections import without_dead_time
+from operandi.stages.crystals import crystal_named
+from operandi.stages.decomposition import decompose, reference_patterns
 
 Fault = tuple[Literal["error", "warning"], str, str]
 """Severity, field and message."""
@@ -35,7 +40,36 @@ def load_companions(experiment: Experiment, q: np.ndarray, *, api_key: str | Non
         air, about["air"] = load_air(experiment, named, q, api_key=api_key)
     if absorption is not None:
         transmission, about["absorption"] = load_transmission(experiment, absorption)
-    return Companions(air, transmission, about)
+    references = {} if experiment.decomposition is None else load_references(experiment.decomposition, q)
+    return Companions(air, transmission, references, about)
+
+
+def load_references(how: Decomposition, q: np.ndarray) -> dict[str, np.ndarray]:
+    """The reference patterns (q,) by name, each with its highest point within the range at 1. Raises as `load_companions`."""
+    patterns, here = {one.name: _load_reference(one, q, how) for one in how.references}, in_range(q, how)
+    nothing = xr.DataArray(np.zeros((1, here.sum())), {"q": q[here]}, ("voxel", "q"))
+    try:
+        decompose(nothing, {name: pattern[here] for name, pattern in patterns.items()}, background=how.background)
+    except ShapeError as error:
+        raise AssetError(f"decomposition: {error}") from error
+    return patterns
+
+
+def _load_reference(one: ReferencePattern, q: np.ndarray, how: Decomposition) -> np.ndarray:
+    try:
+        if one.file is not None:
+            measured = read_pattern(one.file, q_units=one.q_units)
+            intensity = measured["intensity"].to_numpy()
+            pattern = resample(q, measured["q"].to_numpy(), intensity, np.zeros_like(intensity))[0].astype(float)
+        else:
+            crystal = crystal_named(one.crystal or one.name) if one.cif is None else read_crystal(one.cif, name=one.name)
+            pattern = reference_patterns(q, [crystal], fwhm_inv_angstrom=how.width_inv_angstrom).to_numpy()[0]
+        highest = pattern[in_range(q, how)].max(initial=0.0)
+        if not highest > 0:
+            raise ShapeError("it is nowhere above 0 in the range: leave it out, or widen the range")
+    except ShapeError as error:
+        raise AssetError(f"reference {one.name!r}: {error}") from error
+    return pattern / highest
 
 
 def load_transmission(experiment: Experiment, absorption: Absorption) -> tuple[Transmission, dict[str, Any]]:
@@ -128,4 +162,9 @@ def find_faults(experiment: Experiment) -> list[Fault]:
             load_transmission(experiment, absorption)
         except OperandiError as error:
             found.append(("error", "corrections.absorption.file", str(error)))
+    if experiment.decomposition is not None:
+        try:
+            load_references(experiment.decomposition, (edges[1:] + edges[:-1]) / 2)
+        except OperandiError as error:
+            found.append(("error", "decomposition.references", str(error)))
     return found

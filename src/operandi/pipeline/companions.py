@@ -37,12 +37,16 @@ class Companions:
 
     air: Air | None = None
     transmission: Transmission | None = None
+    references: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Patterns (q,) that voxels are taken to be made of, by name."""
     about: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def check(self, experiment: Experiment) -> None:
         """Raise ShapeError where the experiment asks for something that is not here."""
         if experiment.corrections.air == "measured" and self.air is None:
             raise ShapeError("the experiment subtracts measured air, but no pattern of air was handed over: read it with load_companions")
+        if experiment.decomposition is not None and not self.references:
+            raise ShapeError("the experiment decomposes patterns, but no references were handed over: read them with load_companions")
         if experiment.corrections.absorption is not None and self.transmission is None:
             raise ShapeError("the experiment corrects absorption, but no transmission was handed over: read it with load_companions")
 

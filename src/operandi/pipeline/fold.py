@@ -14,7 +14,7 @@ from operandi.errors import ShapeError
 from operandi.experiment import Experiment
 from operandi.nodes import Closed, Product
 from operandi.pipeline import companions as beside
-from operandi.pipeline import completion, publication, sizes, travels
+from operandi.pipeline import completion, publication, sizes, travels, voxels
 from operandi.pipeline.companions import Companions
 from operandi.pipeline.completion import Completion
 from operandi.pipeline.correcting import Chain
@@ -345,6 +345,7 @@ def _make(state: State, span: scans.Span) -> Iterator[Product]:
     volume = volume_of(tomogram, members, state.experiment, state.axis, _room(state))
     yield publication.volume_block(tomogram, volume)
     yield from sizes.blocks(span.frame, volume, state.integrator.q, state.experiment.dstar)
+    yield from voxels.blocks(span.frame, volume, state.integrator, state.experiment, state.companions.references)
     flux = state.monitor_reference if state.experiment.corrections.monitor else None
     found = publication.found_of(state.experiment.scan, state.axis, state.backlash, flux)
     yield from publication.sinogram_products(tomogram, members, state.experiment.scan, state.integrator.q, found)
