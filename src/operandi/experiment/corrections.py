@@ -109,6 +109,9 @@ class Corrections(Section):
     stripes_width: Annotated[int, Field(ge=3)] | None = None
     """Offsets that are the same at all angles of a set and narrower than half of so many positions (odd, such as 9) are taken out, which
     would become rings. Not for cells that turn about their own centre: their windings look the same. Null leaves all as measured."""
+    wobble: bool = False
+    """Find how far each projection lies off the rotation axis, by wobble and drift of sample or stage, and move it back; needs some tens of
+    lines in a set."""
     absorption: Absorption | None = None
     """Divide by the transmission of each path through the cell, before air is subtracted; null for cells that absorb little."""
 

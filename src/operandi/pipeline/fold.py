@@ -14,7 +14,7 @@ from operandi.errors import ShapeError
 from operandi.experiment import Experiment
 from operandi.nodes import Closed, Product
 from operandi.pipeline import companions as beside
-from operandi.pipeline import completion, publication, sizes, travels, voxels
+from operandi.pipeline import completion, publication, sizes, straightening, travels, voxels
 from operandi.pipeline.companions import Companions
 from operandi.pipeline.completion import Completion
 from operandi.pipeline.correcting import Chain
@@ -110,6 +110,8 @@ class State:
     unplaced: list[Refusal] = field(default_factory=list)
     monitor_reference: float | None = None
     axis: Axis | None = None
+    straight_mm: float | None = None
+    """The axis onto which the projections of all sets are moved, where wobble is taken out; None while there is none."""
     room: np.ndarray | None = None
     later: list[Product] = field(default_factory=list)
     """Of closed sets: what nobody waits for as for the maps."""
@@ -136,6 +138,7 @@ def begin(experiment: Experiment, integrator: Integrator, companions: Companions
     """
     state = State(experiment, integrator, Log.empty(), companions or Companions())
     state.companions.check(experiment)
+    state.straight_mm = experiment.reconstruction.axis_mm
     if experiment.scan.backlash_mm != "auto":
         state.backlash = Backlash(experiment.scan.backlash_mm, 0.0)
     if experiment.potentiostat is None:
@@ -302,7 +305,7 @@ def _close(state: State, buffer: SetBuffer) -> Iterator[Product]:
     screening = Screening.of(state.integrator.q, experiment.windows, correlation=state.integrator.correlation)
     chain = Chain(experiment.corrections, scan, state.monitor_reference or 1.0, state.companions)
     closed = close(buffer, scan, chain, screening)
-    state.closed[buffer.number] = closed if state.backlash is None else without_backlash(closed, scan, state.backlash.value)
+    state.closed[buffer.number] = closed if state.backlash is None else _on_true_positions(state, closed, state.backlash.value)
     state.exposed[buffer.number] = publication.exposed(buffer, scan)
     del state.open_sets[buffer.number]
 
@@ -375,7 +378,22 @@ def _take_out_backlash(state: State, span: scans.Span) -> None:
     if state.backlash is None:
         state.backlash = find_backlash([state.closed[s] for s in span.sets], state.experiment.scan)
         for number, closed in state.closed.items():
-            state.closed[number] = without_backlash(closed, state.experiment.scan, state.backlash.value)
+            state.closed[number] = _on_true_positions(state, closed, state.backlash.value)
+
+
+def _on_true_positions(state: State, closed: MeasuredSet, backlash_mm: float) -> MeasuredSet:
+    """The set without backlash and, where the experiment asks for it, without wobble."""
+    closed = without_backlash(closed, state.experiment.scan, backlash_mm)
+    if not state.experiment.corrections.wobble or not closed.measured:
+        return closed
+    try:
+        found = straightening.straighten_set(closed, state.experiment.scan, state.straight_mm)
+    except ShapeError as error:
+        state.unplaced.append(Refusal(None, f"set {closed.number} is used as measured, its wobble is not known: {error}"))
+        return closed
+    state.straight_mm = found.onto_mm
+    state.later += straightening.blocks(found)
+    return found.measured
 
 
 def _project(state: State) -> Iterator[Product]:

@@ -29,7 +29,7 @@ from operandi.nodes import (
     Rows,
     Table,
 )
-from operandi.pipeline import completion, sizes, voxels
+from operandi.pipeline import completion, sizes, straightening, voxels
 from operandi.pipeline.phases import LOG_GAP_S
 from operandi.pipeline.sets import ADMITTED, STATUS, MeasuredSet, SetBuffer
 from operandi.pipeline.tomograms import Tomogram, plane_coords, take_lines
@@ -91,6 +91,7 @@ def tree(experiment: Experiment, integrator: Integrator) -> Iterator[Product]:
         shape = (len(names), n, n, 3)
         yield Array(("composites", "rgb"), ("frame", "composite", "y", "x", "rgb"), (0, *shape), (1, *shape), "uint8", 0,
                     metadata={"coords": coords})  # fmt: skip
+    yield from straightening.tree(experiment)
     yield from sizes.tree(experiment)
     yield from voxels.tree(experiment, VOXEL_UNITS)
     yield from completion.tree(experiment)

@@ -178,15 +178,20 @@ def without_backlash(measured: MeasuredSet, scan: Scan, backlash_mm: float) -> M
     """The set with its lines on the planned positions, in the same memory; cells that no exposure came near are not measured."""
     if measured.travel is None:
         return measured
+    return replace(with_lines_moved(measured, travels.true_offsets(measured.travel, scan, backlash_mm)), travel=None)
+
+
+def with_lines_moved(measured: MeasuredSet, offsets: np.ndarray) -> MeasuredSet:
+    """The set, in the same memory, whose lines were measured ``offsets`` (line,) steps beside their columns, on these."""
     intensity, sums, variance, coverage = measured.intensity, measured.sums, measured.variance, measured.coverage.copy()
-    for line, off in enumerate(travels.true_offsets(measured.travel, scan, backlash_mm)):
+    for line, off in enumerate(offsets):
         if off and coverage[line].any():
             intensity[line] = travels.moved(intensity[line], off)
             sums[line] = travels.moved(sums[line], off)
             variance[line] = travels.moved_variance(variance[line], off)
             covered = travels.moved(coverage[line].astype(np.float32)[:, None], np.rint(off))[:, 0]
             coverage[line] = np.nan_to_num(covered)
-    return replace(measured, coverage=coverage, travel=None)
+    return replace(measured, coverage=coverage)
 
 
 def _into_columns(buffer: SetBuffer, scan: Scan) -> tuple[np.ndarray, np.ndarray]:
