@@ -11,8 +11,6 @@ from operandi.stages.absorption import without_absorption
 from operandi.stages.corrections import correct_values, without_dead_time
 from operandi.stages.outliers import FEWEST_LINES, without_spots, without_stripes
 
-Corrected = tuple[np.ndarray, np.ndarray | None]
-
 
 @dataclass(frozen=True, slots=True)
 class Chain:
@@ -23,35 +21,26 @@ class Chain:
     reference: float
     companions: Companions = field(default_factory=Companions)
 
-    def apply(
-        self, intensity: np.ndarray, variance: np.ndarray, monitor: np.ndarray, rotation_deg: np.ndarray, channels: slice
-    ) -> Corrected:
-        """The ``channels`` (rotation, translation, channel) of a set and their variance, corrected; monitor (rotation, translation)."""
-        how, found = self.corrections, (intensity, variance)
+    def correct(self, values: np.ndarray, variance: np.ndarray, monitor: np.ndarray, rotation_deg: np.ndarray, channels: slice) -> None:
+        """Correct ``channels`` (rotation, translation, channel) of a set and their variance in place; monitor (rotation, translation)."""
+        how = self.corrections
         if how.dead_time_s:
-            found = without_dead_time(intensity, how.dead_time_s, self.scan.exposure_s, variance=variance)
-        found = self._on_one_scale(*found, monitor)
+            values[:], variance[:] = without_dead_time(values, how.dead_time_s, self.scan.exposure_s, variance=variance)
+        if how.monitor:  # behind the sample it takes out the transmission too
+            values[:], variance[:] = correct_values(values, variance=variance, monitor=monitor, monitor_reference=self.reference)
         if self.companions.transmission is not None:
             transmission = self.companions.transmission.at(rotation_deg, scans.translations_mm(self.scan))
-            found = without_absorption(found[0], transmission, variance=found[1])
-        found = self._without_air(*found, channels)
+            values[:], variance[:] = without_absorption(values, transmission, variance=variance)
+        self._subtract_air(values, variance, channels)
         if how.spots_sigma is not None and len(rotation_deg) >= FEWEST_LINES:
-            found = without_spots(found[0], rotation_deg, variance=found[1], limit=how.spots_sigma)[:2]
+            values[:], variance[:], _ = without_spots(values, rotation_deg, variance=variance, limit=how.spots_sigma)
         if how.stripes_width is not None and len(rotation_deg) >= FEWEST_LINES:
-            found = without_stripes(found[0], width=how.stripes_width), found[1]
-        return found
+            values[:] = without_stripes(values, width=how.stripes_width)
 
-    def _on_one_scale(self, intensity: np.ndarray, variance: np.ndarray | None, monitor: np.ndarray) -> Corrected:
-        """By the monitor; where it stands behind the sample, this takes out the transmission too."""
-        if not self.corrections.monitor:
-            return intensity, variance
-        return correct_values(intensity, variance=variance, monitor=monitor, monitor_reference=self.reference)
-
-    def _without_air(self, intensity: np.ndarray, variance: np.ndarray | None, channels: slice) -> Corrected:
+    def _subtract_air(self, values: np.ndarray, variance: np.ndarray, channels: slice) -> None:
         if self.corrections.air == "measured":
             assert self.companions.air is not None
-            air, air_variance = self.companions.air.at(self.reference)
-            return correct_values(intensity, variance=variance, air=air[channels], air_variance=air_variance[channels])
-        if not self.corrections.subtracts_rim:
-            return intensity, variance
-        return correct_values(intensity, variance=variance, air="rim", rim_points=self.corrections.rim_points)
+            air, own = self.companions.air.at(self.reference)
+            values[:], variance[:] = correct_values(values, variance=variance, air=air[channels], air_variance=own[channels])
+        elif self.corrections.subtracts_rim:
+            values[:], variance[:] = correct_values(values, variance=variance, air="rim", rim_points=self.corrections.rim_points)

@@ -157,7 +157,7 @@ def close(buffer: SetBuffer, scan: Scan, chain: Chain, screening: Screening) -> 
 
     def correct_channels(number: int) -> None:
         part = (..., slice(number * CHANNELS, (number + 1) * CHANNELS))
-        intensity[part], variance[part] = chain.apply(intensity[part], variance[part], monitor, rotation, part[1])
+        chain.correct(intensity[part], variance[part], monitor, rotation, part[1])
 
     run_units(correct_channels, -(-intensity.shape[-1] // CHANNELS))
     times = buffer.positions.time[admitted]
