@@ -294,3 +294,15 @@ def test_a_ratio_that_cannot_be_derived_is_an_error_of_its_window(folder):
     )
     assert [(f.field, "nothing" in f.message) for f in report.errors] == [("windows, odd", True)]
     assert "unknown × graphite" in dict(honesty(report))["odd"]
+
+
+def test_measured_air_that_is_missing_too_short_or_without_errors_is_told(folder: Path):
+    more = "corrections: {air: measured, measured_air: {file: air.dat, monitor: 1e6}}\n".replace("1e6", "1.0e+6")
+    absent = only_error(check(experiment(folder, more=more)))
+    assert (absent.field, "is not there" in absent.message) == ("corrections.measured_air.file", True)
+    (folder / "air.dat").write_text("# 1/angstrom\n1.0 5 1\n4.0 6 1\n")
+    assert "measure it over all of that" in only_error(check(experiment(folder, more=more))).message
+    (folder / "air.dat").write_text("# 1/angstrom\n0.9 5\n5.3 6\n")
+    report = check(experiment(folder, more=more))
+    assert not report.errors
+    assert any("taken as exact" in f.message for f in report.warnings)

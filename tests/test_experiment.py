@@ -331,3 +331,28 @@ def test_a_subtraction_that_makes_no_sense_is_refused(subtract: str, said: str):
     windows += "  - {phase: b, q_min_inv_angstrom: 2.0, q_max_inv_angstrom: 2.1}\n"
     with pytest.raises(ExperimentError, match=re.escape(said)):
         parse_experiment(MINIMAL + windows % subtract)
+
+
+@pytest.mark.parametrize(
+    ("corrections", "expected"),
+    [
+        ("{air: measured}", "measured_air names no pattern"),
+        ("{air: measured, measured_air: {file: a.csv}}", "must say the flux behind its file"),
+        ("{air: measured, monitor: false, measured_air: {file: a.csv, monitor: 5.0}}", "leave its monitor out"),
+        ("{air: measured, measured_air: {file: a.csv, result: b, monitor: 5.0}}", "give one of them"),
+        ("{air: measured, measured_air: {result: b, monitor: 5.0}}", "a result has its own"),
+        ("{monitor: false, monitor_reference: 5.0}", "make monitor true"),
+    ],
+)
+def test_air_that_does_not_fit_together_is_refused_with_the_remedy(corrections: str, expected: str):
+    assert expected in fault(MINIMAL + f"corrections: {corrections}\n")
+
+
+def test_the_identity_holds_what_the_file_of_air_holds(tmp_path: Path):
+    text = MINIMAL + "corrections: {air: measured, measured_air: {file: a.csv, monitor: 5.0}}\n"
+    (tmp_path / "a.poni").write_text("poni")
+    (tmp_path / "a.csv").write_text("air")
+    experiment = parse_experiment(text, folder=tmp_path)
+    assert experiment.corrections.measured_air is not None
+    assert experiment.corrections.measured_air.file == tmp_path / "a.csv"
+    assert identity(experiment)["measured_air_sha256"] == hashlib.sha256(b"air").hexdigest()

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from operandi.companions import find_faults
 from operandi.errors import GeometryError, OperandiError, ShapeError
 from operandi.experiment import Experiment, QWindow, Subtraction
 from operandi.plans import IMAGES_PER_S, Plan, distinct_rotations, duration, plan_of, size
@@ -93,6 +94,7 @@ def check(experiment: Experiment, *, images_per_s: float = IMAGES_PER_S) -> Repo
     shape = (1, 1) if detector is None else detector.q.shape
     plan = plan_of(experiment, (shape[0], shape[1]), images_per_s=images_per_s)
     findings += examine_scan(experiment) + examine_windows(experiment, detector) + examine_machine(experiment, plan)
+    findings += [Finding(*fault) for fault in find_faults(experiment)]
     log, more = examine_potentiostat(experiment)
     return Report(experiment, plan, detector, log, tuple(findings + more))
 
@@ -183,6 +185,10 @@ def examine_scan(experiment: Experiment) -> list[Finding]:
     if experiment.corrections.spots_sigma is not None and scan.rotations_per_set < FEWEST_LINES:
         text = f"needs {FEWEST_LINES} lines in a set to compare, there are {scan.rotations_per_set}: make it null"
         findings.append(_error("corrections.spots_sigma", text))
+    width = experiment.corrections.stripes_width
+    if width is not None and (width > scan.translations or scan.rotations_per_set < FEWEST_LINES):
+        text = f"is {width}: needs as many positions and {FEWEST_LINES} lines, a set has {scan.translations} and {scan.rotations_per_set}"
+        findings.append(_error("corrections.stripes_width", text))
     axis, ends = experiment.reconstruction.axis_mm, sorted((scan.translation_start_mm, scan.translation_stop_mm))
     if axis is not None and not ends[0] < axis < ends[1]:
         findings.append(_error("reconstruction.axis_mm", f"is {axis:g}, outside the travel from {ends[0]:g} to {ends[1]:g} mm"))

@@ -206,6 +206,16 @@ class Result:
         return told_dstar(self._frames("dstar").compute(), self._node(("dstar",)))
 
     @property
+    def peaks(self) -> xr.Dataset:
+        """Peaks (frame, peak, y, x): ``position``, ``width``, Å⁻¹, ``area``, each with ``…_sigma``; ``reason``, 0 where there is one."""
+        return self._frames("peaks").compute()
+
+    @property
+    def amounts(self) -> xr.Dataset:
+        """Amounts of reference patterns (frame, reference, y, x): ``value`` and ``sigma``; ``residual`` (frame, y, x)."""
+        return self._frames("amounts").compute()
+
+    @property
     def volumes(self) -> xr.Dataset:
         """Volumes (frame, y, x, q), read when computed (dask)."""
         return self._frames("volumes")

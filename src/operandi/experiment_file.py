@@ -61,20 +61,36 @@ def example_yaml() -> str:
 def identity(experiment: Experiment) -> dict[str, Any]:
     """Everything of the experiment that decides numbers, ready for JSON.
 
-    Without publishing, guardian, description and paths: of the calibration, mask, dark and flat the content counts, as ``poni_sha256``,
-    ``mask_sha256`` and so on where they are given (of ``file.h5::/dataset`` the whole file). Of the potentiostat's log only the
-    name counts, because it grows. Raises GeometryError where a file cannot be read.
+    Without publishing, guardian, description and paths: of each file that is named the content counts, as ``poni_sha256``, ``mask_sha256``
+    and so on (of ``file.h5::/dataset`` the whole file). Of the potentiostat's log only the name counts, because it grows. Raises
+    GeometryError where a file cannot be read.
     """
-    files = {"geometry": {"poni", "mask"}, "integration": {"dark", "flat"}}
-    content = experiment.model_dump(mode="json", exclude={"publishing": True, "guardian": True, "sample": {"description"}, **files})
+    content = experiment.model_dump(mode="json", exclude={"publishing": True, "guardian": True, "sample": {"description"}})
     if experiment.potentiostat is not None and experiment.potentiostat.file is not None:
         content["potentiostat"]["file"] = experiment.potentiostat.file.name
-    for section, names in files.items():
-        for name in names:
-            path = getattr(getattr(experiment, section), name)
-            if path is not None:
-                content[f"{name}_sha256"] = _digest(path, f"{section}.{name}")
+    for location, path in _files(experiment):
+        if location[0] not in ("publishing", "potentiostat"):
+            holder: Any = content
+            for step in location[:-1]:
+                holder = holder[step]
+            del holder[location[-1]]
+            named = [str(step) for step in location if step != "file"]
+            content[f"{'_'.join(named[-1 - named[-1].isdigit() :])}_sha256"] = _digest(path, _dotted(location))
     return content
+
+
+def _files(section: BaseModel, location: Location = ()) -> Iterator[tuple[Location, Path]]:
+    """Every path in a section and those below it, with its place."""
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Path):
+            yield (*location, name), value
+        elif isinstance(value, BaseModel):
+            yield from _files(value, (*location, name))
+        elif isinstance(value, tuple):
+            for index, item in enumerate(value):
+                if isinstance(item, BaseModel):
+                    yield from _files(item, (*location, name, index))
 
 
 def _digest(path: Path, field: str) -> str:
@@ -280,6 +296,8 @@ def _resolved(section: SectionT, folder: Path) -> SectionT:
         value = getattr(section, name)
         if isinstance(value, BaseModel):
             update[name] = _resolved(value, folder)
+        elif isinstance(value, tuple):
+            update[name] = tuple(_resolved(item, folder) if isinstance(item, BaseModel) else item for item in value)
         elif isinstance(value, Path):
             update[name] = folder / value.expanduser()
     return section.model_copy(update=update)

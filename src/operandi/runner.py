@@ -15,11 +15,12 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from operandi import pipeline, provenance
+from operandi.companions import load_companions
 from operandi.errors import DocumentError, GeometryError, PublishError, ShapeError
 from operandi.experiment import Experiment, Scan
 from operandi.intake import QUEUED_BLOCKS, Intake
 from operandi.nodes import PROCESSED, PROVISIONAL, STEPS, Rows
-from operandi.pipeline import Event, Images, LogEnded, RunEnded, State, alerts
+from operandi.pipeline import Companions, Event, Images, LogEnded, RunEnded, State, alerts
 from operandi.sinks.tiled import TiledSink
 from operandi.sinks.webhook import Webhook
 from operandi.sources.assets import load_correction, load_mask
@@ -109,6 +110,7 @@ class Processing:
         cls,
         experiment: Experiment,
         integrator: Integrator,
+        companions: Companions,
         start: Mapping[str, Any],
         sink: TiledSink,
         on_status: Callable[[Status], None],
@@ -118,7 +120,7 @@ class Processing:
         """Open the result of a run and declare its tree; what the guardian says of a run that is replayed goes to no webhook."""
         key, metadata = provenance.result_of(experiment, start)
         sink.open(key, metadata)
-        state, products = pipeline.begin(experiment, integrator)
+        state, products = pipeline.begin(experiment, integrator, companions)
         scan = experiment.scan
         planned = scan.sets * scans.images_per_set(scan)
         status = Status(key=key, run_uid=start["uid"], planned=planned, frames_planned=len(scans.spans(scan)))
@@ -222,7 +224,7 @@ class Callback:
 
     For ``RE.subscribe`` in small set-ups, notebooks and tests; the worker feeds it from the journal. A call returns when
     the document is processed, so that a run's last call waits for a lagging potentiostat log. ``patience_s``, how long a file may lag
-    behind the document that announces it, is 0 in replay.
+    behind the document that announces it, is 0 in replay. With ``api_key`` it reads earlier results that the experiment names.
     """
 
     def __init__(
@@ -233,9 +235,11 @@ class Callback:
         on_status: Callable[[Status], None] = lambda status: None,
         patience_s: float = PATIENCE_S,
         late_s: float | None = None,
+        api_key: str | None = None,
     ) -> None:
         self.experiment, self.sink = experiment, sink
         self.integrator = make_integrator(experiment)
+        self.companions = load_companions(experiment, self.integrator.q, api_key=api_key)
         warm_up(self.integrator)
         volumes.warm_up()
         if experiment.dstar is not None:
@@ -298,7 +302,7 @@ class Callback:
         self._signals = signals_of(self.experiment, patience_s=self._patience_s)
         self._feed = LogFeed(self.experiment)
         live = self._patience_s > 0
-        self.processing = Processing.begin(self.experiment, self.integrator, doc, self.sink, self._on_status, live=live)
+        self.processing = Processing.begin(self.experiment, self.integrator, self.companions, doc, self.sink, self._on_status, live=live)
         self.poll_log()
 
     def events(self, name: str, doc: Mapping[str, Any]) -> Iterator[Event | Signal]:

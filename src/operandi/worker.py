@@ -131,7 +131,7 @@ def run_worker(
     stop = stop or threading.Event()
     since = _first_started(experiment.publishing.state)
     on_status = StatusFile(experiment.publishing.state, on_status)
-    callback = WatchedCallback(experiment, make_sink(experiment, api_key=api_key), on_status=on_status)
+    callback = WatchedCallback(experiment, make_sink(experiment, api_key=api_key), on_status=on_status, api_key=api_key)
     on_status(Status(message=f"waiting for a run in {experiment.publishing.journal}"))
     completed: list[str] = []
     while not stop.is_set() and not (once and completed):
@@ -270,7 +270,7 @@ def replay(
     """
     stop = stop or threading.Event()
     with make_sink(experiment, api_key=api_key, root=root) as sink:
-        callback = Callback(experiment, sink, on_status=on_status, patience_s=0.0, late_s=0.0)
+        callback = Callback(experiment, sink, on_status=on_status, patience_s=0.0, late_s=0.0, api_key=api_key)
         process(callback, documents, stop)
         processing = callback.processing
         if processing is None or not processing.finished:

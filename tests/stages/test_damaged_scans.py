@@ -15,7 +15,7 @@ from operandi.stages import scans
 from operandi.stages.gaps import plan_fill
 from operandi.stages.motion import Track, place
 from operandi.stages.sinograms import assemble, usable_projections
-from operandi.stages.volumes import combine, partial_volume
+from operandi.stages.volumes import partial_volume
 
 AXIS_MM, CHARGE_MAH = 0.05, 14.0
 SETS, LINES, TRANSLATIONS = 4, 40, 61  # 160 angles; to resolve 61 positions takes π/2 · 61 = 96
@@ -125,7 +125,7 @@ def test_a_damaged_scan_of_any_order_is_nearly_as_good_as_equidistant_projection
     assert found < 1.2 * best
     assert found < error(volume_of(sinogram, rotation))
     # Why a window is one back projection: the mean of its sets' own tomograms gives one that stopped early too much.
-    mean_of_sets = combine([volume_of(s, a) for s, a in zip(sinograms, angles, strict=True)], counts)
+    mean_of_sets = np.average([volume_of(s, a) for s, a in zip(sinograms, angles, strict=True)], axis=0, weights=counts)
     assert found < 0.9 * error(mean_of_sets)
 
 

@@ -88,11 +88,16 @@ def test_a_voxel_with_a_hole_is_nan_and_spoils_no_other():
     xr.testing.assert_allclose(found["amount"].isel(v=[0, 1, 3, 4]), whole["amount"].isel(v=[0, 1, 3, 4]))
 
 
-def test_without_sigma_there_are_amounts_and_no_errors():
-    data, _ = mixtures(3, 4)
-    found = decompose(data["intensity"], {"LiC6": references()[2].to_numpy()}, background=1)
-    assert found["reference"].values.tolist() == ["LiC6", "background 0"]
-    assert np.isnan(found["sigma"]).all()
+def test_without_sigma_errors_come_from_the_scatter():
+    """200 voxels of the same mixture: their amounts scatter as the errors say, 1 ± 0.1."""
+    rng, patterns = np.random.default_rng(8), references()
+    mixture = 3 * patterns[0] + 2 * patterns[2] + 5
+    data = xr.DataArray(mixture.to_numpy() + 0.4 * rng.normal(size=(200, Q.size)), {"q": Q}, ("v", "q"))
+    found = decompose(data, patterns, background=1)
+    held = found.isel(reference=[0, 2, -1])
+    pull = (held["amount"] - [[3], [2], [5]]) / held["sigma"]
+    assert float(pull.std()) == pytest.approx(1.0, abs=0.1)
+    assert (found["sigma"] > 0).all()
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,9 @@ from hypothesis import strategies as st
 from operandi.errors import ShapeError
 from operandi.stages.volumes import (
     angular_weights,
-    combine,
-    combine_variances,
     grid_mm,
     partial_variance,
     partial_volume,
-    volume_slabs,
     write_partial_volume,
 )
 
@@ -79,14 +76,7 @@ def test_a_full_turn_gives_what_half_a_turn_gives():
 def test_the_mean_of_interlaced_sets_is_the_reconstruction_of_their_union():
     sets = [partial_volume(SINOGRAM[s::3], ANGLE[s::3], TRANSLATION, CENTRE) for s in range(3)]
     whole = partial_volume(SINOGRAM, ANGLE, TRANSLATION, CENTRE)
-    np.testing.assert_allclose(combine(sets, [32, 32, 32]), whole, atol=2e-6 * np.abs(whole).max())
-
-
-def test_sets_count_by_their_projections_and_empty_ones_not_at_all():
-    one, two, empty = np.full((2, 2, 1), 1.0), np.full((2, 2, 1), 4.0), np.full((2, 2, 1), np.nan)
-    assert (combine([one, empty, two], [20, 0, 10]) == 2).all()
-    np.testing.assert_allclose(combine_variances([one, empty, two], [20, 0, 10]), 8 / 9, rtol=1e-6)
-    assert np.isnan(combine([one, two], [0, 0])).all()
+    np.testing.assert_allclose(np.mean(sets, axis=0), whole, atol=2e-6 * np.abs(whole).max())
 
 
 @settings(max_examples=10, deadline=None)
@@ -176,8 +166,6 @@ def test_the_variance_is_what_noise_realisations_scatter_by_rim_included(name: s
 def test_what_does_not_fit_is_refused(wrong: dict):
     with pytest.raises(ShapeError):
         partial_volume(**{"sinogram": SINOGRAM, "rotation_deg": ANGLE, "translation_mm": TRANSLATION, "axis_mm": CENTRE} | wrong)
-    with pytest.raises(ShapeError):
-        combine([], [])
 
 
 def test_more_projections_mean_less_noise():
@@ -186,23 +174,16 @@ def test_more_projections_mean_less_noise():
         assert few / many == pytest.approx(2, rel=0.02)
 
 
-@pytest.mark.parametrize("gaps", [False, True])
-@pytest.mark.parametrize("n_channels", [1, 64, 100])
-def test_slabs_of_channels_are_the_whole_volume_bit_by_bit(gaps: bool, n_channels: int):
+@pytest.mark.parametrize("n_channels", [64, 100])
+def test_slabs_of_channels_are_the_whole_volume_bit_by_bit(n_channels: int):
     data = np.random.default_rng(11).uniform(size=(12, 61, 140)).astype(np.float32)
-    if gaps:
-        data[3, 4, 70:], data[5, :, 130] = np.nan, np.inf
     at = (ANGLE[::8], TRANSLATION, CENTRE)
-    whole = partial_volume(data, *at)
-    seen = 0
-    for channels, slab in volume_slabs(data, *at, n_channels=n_channels):
-        assert channels.start == seen
-        assert slab.tobytes() == whole[:, :, channels].tobytes()
-        seen = channels.stop
-    assert seen == 140
-    assert np.isnan(whole[:, :, 130]).all() == gaps
-    with pytest.raises(ShapeError, match="n_channels"):
-        next(volume_slabs(data, *at, n_channels=0))
+    volume = np.empty((61, 61, 140), np.float32)
+    for first in range(0, 140, n_channels):
+        write_partial_volume(data[..., first : first + n_channels], *at, "ramp", volume, first)
+    assert volume.tobytes() == partial_volume(data, *at).tobytes()
+    with pytest.raises(ShapeError, match="do not fit a volume"):
+        write_partial_volume(data, *at, "ramp", volume, 1)
 
 
 @pytest.mark.parametrize("dtype", [complex, object, "U8", "datetime64[s]"])

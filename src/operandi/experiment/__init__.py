@@ -6,9 +6,11 @@ import math
 
 from pydantic import Field, model_validator
 
+from operandi.experiment.contents import Decomposition, Peak, ReferencePattern
+from operandi.experiment.corrections import Absorption, Corrections, MeasuredAir
 from operandi.experiment.measurements import Geometry, Integration, Keys, Sample, Scan
 from operandi.experiment.potentiostats import Potentiostat, PotentiostatKeys, Role
-from operandi.experiment.processing import LEAST_POINTS, Corrections, Dstar, Reconstruction, dstar_in_range
+from operandi.experiment.processing import LEAST_POINTS, Dstar, Reconstruction, dstar_in_range
 from operandi.experiment.screening import (
     DEFAULT_COMPOSITES,
     DEFAULT_WINDOWS,
@@ -22,21 +24,26 @@ from operandi.experiment.sections import Section
 from operandi.experiment.services import Guardian, Publishing
 
 __all__ = [
+    "Absorption",
     "Composite",
     "Corrections",
     "DEFAULT_COMPOSITES",
     "DEFAULT_WINDOWS",
+    "Decomposition",
     "Dstar",
     "Experiment",
     "Geometry",
     "Guardian",
     "Integration",
     "Keys",
+    "MeasuredAir",
+    "Peak",
     "Potentiostat",
     "PotentiostatKeys",
     "Publishing",
     "QWindow",
     "Reconstruction",
+    "ReferencePattern",
     "Role",
     "Sample",
     "Scan",
@@ -60,6 +67,10 @@ class Experiment(Section):
     """The composites; omitted: cathode and anode, where their phases have windows."""
     dstar: Dstar | None = Field(default_factory=dstar_in_range)
     """d* of every voxel; omitted: where the q range holds 0.03 to 0.1 Å⁻¹ in enough points, else, as with null, none."""
+    peaks: tuple[Peak, ...] = ()
+    """Peaks of every voxel."""
+    decomposition: Decomposition | None = None
+    """Amounts of reference patterns in every voxel; null: none."""
     guardian: Guardian = Guardian()
     publishing: Publishing = Publishing()
 
@@ -72,6 +83,23 @@ class Experiment(Section):
         if (points := self.dstar.points(self.integration)) < LEAST_POINTS:
             bins = math.ceil(self.integration.bins * LEAST_POINTS / points)
             raise ValueError(f"dstar has only {points:.0f} points in q; with integration.bins of {bins} it has enough, or make it null")
+        return self
+
+    @model_validator(mode="after")
+    def _peaks_in_range(self):
+        names = [peak.name for peak in self.peaks]
+        if twice := {n for n in names if names.count(n) > 1}:
+            raise ValueError(f"peaks name {', '.join(sorted(twice))} twice: give each peak a name of its own")
+        for peak in self.peaks:
+            if fault := peak.fault(self.integration):
+                raise ValueError(fault)
+        return self
+
+    @model_validator(mode="after")
+    def _cylinder_has_an_axis(self):
+        absorption = self.corrections.absorption
+        if absorption is not None and absorption.layers and self.reconstruction.axis_mm is None:
+            raise ValueError("corrections.absorption.layers lie about the rotation axis: give reconstruction.axis_mm")
         return self
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""What is done to sinograms and volumes: corrections, reconstruction, d*."""
+"""What is made of sinograms and volumes: reconstruction, d*."""
 
 from __future__ import annotations
 
@@ -7,36 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from operandi.experiment.measurements import Integration
-from operandi.experiment.sections import Count, Positive, Section
-
-
-class Corrections(Section):
-    """What is done to a sinogram before reconstruction."""
-
-    monitor: bool = True
-    """Divide by the incident flux."""
-    air: Literal["rim", "none"] = "rim"
-    """Rim: subtract the mean pattern of the outermost positions, which must lie outside the cell."""
-    rim_points: Count = 2
-    """Number of positions at either end of the translation that see only air."""
-    transmission: bool = False
-    """The monitor stands behind the sample, as in SAXS: dividing by it corrects flux and transmission at once, and no air is subtracted."""
-    dead_time_s: Annotated[float, Field(ge=0)] = 0.0
-    """Time after a photon in which a pixel of the detector counts no other."""
-    spots_sigma: Positive | None = None
-    """Cells that single grains light up, so many standard deviations above their neighbours at other rotations, are replaced by these; 8
-    is a good number, null leaves all as measured."""
-
-    @property
-    def subtracts_rim(self) -> bool:
-        """Whether the outermost positions count as air."""
-        return self.air == "rim" and not self.transmission
-
-    @model_validator(mode="after")
-    def _transmission_needs_a_monitor(self):
-        if self.transmission and not self.monitor:
-            raise ValueError("transmission divides by the monitor, which stands behind the sample: make monitor true")
-        return self
+from operandi.experiment.sections import Positive, Section
 
 
 class Reconstruction(Section):

@@ -1,6 +1,21 @@
 """From measurements to nodes: a pure fold of events into products."""
 
+from operandi.pipeline.companions import Companions
 from operandi.pipeline.fold import ClockTold, Event, Gap, Images, LogEnded, LogRows, Refusal, RunEnded, State, begin, step
 from operandi.pipeline.sets import Positions
 
-__all__ = ["ClockTold", "Event", "Gap", "Images", "LogEnded", "LogRows", "Positions", "Refusal", "RunEnded", "State", "begin", "step"]
+__all__ = [
+    "ClockTold",
+    "Companions",
+    "Event",
+    "Gap",
+    "Images",
+    "LogEnded",
+    "LogRows",
+    "Positions",
+    "Refusal",
+    "RunEnded",
+    "State",
+    "begin",
+    "step",
+]

@@ -13,8 +13,11 @@ import numpy as np
 from operandi.errors import ShapeError
 from operandi.experiment import Experiment
 from operandi.nodes import Closed, Product
-from operandi.pipeline import completion, publication, sizes, travels
+from operandi.pipeline import companions as beside
+from operandi.pipeline import completion, publication, sizes, straightening, travels, voxels
+from operandi.pipeline.companions import Companions
 from operandi.pipeline.completion import Completion
+from operandi.pipeline.correcting import Chain
 from operandi.pipeline.phases import View
 from operandi.pipeline.sets import ADMITTED, MeasuredSet, Positions, SetBuffer, close, refuse_off_grid, without_backlash
 from operandi.pipeline.tomograms import Tomogram, find_backlash, find_frame_axis, frame_of, volume_of
@@ -95,6 +98,7 @@ class State:
     experiment: Experiment
     integrator: Integrator
     log: Log
+    companions: Companions = field(default_factory=Companions)
     clock: ClockOffset | None = None
     log_ended: str | None = None
     ended: RunEnded | None = None
@@ -106,6 +110,8 @@ class State:
     unplaced: list[Refusal] = field(default_factory=list)
     monitor_reference: float | None = None
     axis: Axis | None = None
+    straight_mm: float | None = None
+    """The axis onto which the projections of all sets are moved, where wobble is taken out; None while there is none."""
     later: list[Product] = field(default_factory=list)
     """Of closed sets: what nobody waits for as for the maps."""
     backlash: Backlash | None = None
@@ -121,14 +127,22 @@ class State:
     finished: bool = False
 
 
-def begin(experiment: Experiment, integrator: Integrator) -> tuple[State, list[Product]]:
-    """The state before the first exposure, and the declarations of the result's tree."""
-    state = State(experiment, integrator, Log.empty())
+def begin(experiment: Experiment, integrator: Integrator, companions: Companions | None = None) -> tuple[State, list[Product]]:
+    """The state before the first exposure, and the declarations of the result's tree.
+
+    Raises
+    ------
+    ShapeError
+        The experiment asks for something that ``companions`` lack.
+    """
+    state = State(experiment, integrator, Log.empty(), companions or Companions())
+    state.companions.check(experiment)
+    state.straight_mm = experiment.reconstruction.axis_mm
     if experiment.scan.backlash_mm != "auto":
         state.backlash = Backlash(experiment.scan.backlash_mm, 0.0)
     if experiment.potentiostat is None:
         state.log_ended = "the experiment names no potentiostat"
-    return state, list(publication.tree(experiment, integrator))
+    return state, [*publication.tree(experiment, integrator), *beside.tree(state.companions, experiment.scan, integrator.q)]
 
 
 def step(state: State, event: Event) -> Iterator[Product]:
@@ -284,12 +298,13 @@ def _close(state: State, buffer: SetBuffer) -> Iterator[Product]:
     scan, experiment = state.experiment.scan, state.experiment
     refuse_off_grid(buffer, scan)
     if state.monitor_reference is None:
-        state.monitor_reference = _median_monitor(buffer)
+        state.monitor_reference = experiment.corrections.monitor_reference or _median_monitor(buffer)
     yield from publication.line_products(scan, buffer, buffer.take_unsent(settled=False))
     state.later += publication.set_products(scan, buffer)
     screening = Screening.of(state.integrator.q, experiment.windows, correlation=state.integrator.correlation)
-    closed = close(buffer, scan, experiment.corrections, state.monitor_reference or 1.0, screening)
-    state.closed[buffer.number] = closed if state.backlash is None else without_backlash(closed, scan, state.backlash.value)
+    chain = Chain(experiment.corrections, scan, state.monitor_reference or 1.0, state.companions)
+    closed = close(buffer, scan, chain, screening)
+    state.closed[buffer.number] = closed if state.backlash is None else _on_true_positions(state, closed, state.backlash.value)
     state.exposed[buffer.number] = publication.exposed(buffer, scan)
     del state.open_sets[buffer.number]
 
@@ -332,8 +347,11 @@ def _make(state: State, span: scans.Span) -> Iterator[Product]:
     volume = volume_of(tomogram, members, state.experiment, state.axis, len(state.integrator.q))
     yield publication.volume_block(tomogram, volume)
     yield from sizes.blocks(span.frame, volume, state.integrator.q, state.experiment.dstar)
+    yield from voxels.blocks(span.frame, volume, state.integrator, state.experiment, state.companions.references)
     del volume  # it is as large as all else
-    yield from publication.sinogram_products(tomogram, members, state.experiment.scan, state.integrator.q, state.axis, state.backlash)
+    flux = state.monitor_reference if state.experiment.corrections.monitor else None
+    found = publication.found_of(state.experiment.scan, state.axis, state.backlash, flux)
+    yield from publication.sinogram_products(tomogram, members, state.experiment.scan, state.integrator.q, found)
     state.waiting.append(tomogram)
 
 
@@ -352,7 +370,22 @@ def _take_out_backlash(state: State, span: scans.Span) -> None:
     if state.backlash is None:
         state.backlash = find_backlash([state.closed[s] for s in span.sets], state.experiment.scan)
         for number, closed in state.closed.items():
-            state.closed[number] = without_backlash(closed, state.experiment.scan, state.backlash.value)
+            state.closed[number] = _on_true_positions(state, closed, state.backlash.value)
+
+
+def _on_true_positions(state: State, closed: MeasuredSet, backlash_mm: float) -> MeasuredSet:
+    """The set without backlash and, where the experiment asks for it, without wobble."""
+    closed = without_backlash(closed, state.experiment.scan, backlash_mm)
+    if not state.experiment.corrections.wobble or not closed.measured:
+        return closed
+    try:
+        found = straightening.straighten_set(closed, state.experiment.scan, state.straight_mm)
+    except ShapeError as error:
+        state.unplaced.append(Refusal(None, f"set {closed.number} is used as measured, its wobble is not known: {error}"))
+        return closed
+    state.straight_mm = found.onto_mm
+    state.later += straightening.blocks(found)
+    return found.measured
 
 
 def _project(state: State) -> Iterator[Product]:

@@ -29,7 +29,7 @@ from operandi.nodes import (
     Rows,
     Table,
 )
-from operandi.pipeline import completion, sizes
+from operandi.pipeline import completion, sizes, straightening, voxels
 from operandi.pipeline.phases import LOG_GAP_S
 from operandi.pipeline.sets import ADMITTED, STATUS, MeasuredSet, SetBuffer
 from operandi.pipeline.tomograms import Tomogram, plane_coords, take_lines
@@ -91,7 +91,9 @@ def tree(experiment: Experiment, integrator: Integrator) -> Iterator[Product]:
         shape = (len(names), n, n, 3)
         yield Array(("composites", "rgb"), ("frame", "composite", "y", "x", "rgb"), (0, *shape), (1, *shape), "uint8", 0,
                     metadata={"coords": coords})  # fmt: skip
+    yield from straightening.tree(experiment)
     yield from sizes.tree(experiment)
+    yield from voxels.tree(experiment, VOXEL_UNITS)
     yield from completion.tree(experiment)
 
 
@@ -153,19 +155,26 @@ def volume_block(tomogram: Tomogram, volume: np.ndarray) -> Block:
     return Block(("volumes", "intensity"), (tomogram.span.frame, 0, 0, 0), volume[None])
 
 
+def found_of(scan: Scan, axis: Axis, backlash: Backlash | None, flux: float | None) -> dict[str, float]:
+    """What was found out about a sinogram, for its metadata; ``flux`` is that to which it is scaled, if it is."""
+    found = {"axis_mm": axis.position, "axis_uncertainty_mm": axis.uncertainty}
+    if flux is not None:
+        found |= {"monitor_reference": flux}
+    if backlash is not None and scan.backlash_mm != 0:
+        found |= {"backlash_mm": backlash.value, "backlash_uncertainty_mm": backlash.uncertainty}
+    return found
+
+
 def sinogram_products(
-    tomogram: Tomogram, members: list[MeasuredSet], scan: Scan, q: np.ndarray, axis: Axis, backlash: Backlash | None = None
+    tomogram: Tomogram, members: list[MeasuredSet], scan: Scan, q: np.ndarray, found: Mapping[str, float]
 ) -> Iterator[Product]:
-    """The sinogram of a frame, a few lines at a time."""
+    """The sinogram of a frame, a few lines at a time; ``found`` is what was found out about it."""
     coords = {
         "rotation": {"values": tomogram.rotation_deg.tolist(), "units": "deg"},
         "translation": {"values": scans.translations_mm(scan).tolist(), "units": "mm"},
         "q": {"values": q.tolist(), "units": "1/angstrom"},
     }
     path, shape = ("sinograms", f"{tomogram.span.frame:04d}"), (len(tomogram.lines), scan.translations, len(q))
-    found = {"axis_mm": axis.position, "axis_uncertainty_mm": axis.uncertainty}
-    if backlash is not None and scan.backlash_mm != 0:
-        found |= {"backlash_mm": backlash.value, "backlash_uncertainty_mm": backlash.uncertainty}
     chunks = (min(LINE_BLOCK, shape[0]), *shape[1:])
     yield Array(path, ("rotation", "translation", "q"), shape, chunks, metadata={"units": "counts", "coords": coords, **found})
     sinograms = [m.intensity for m in members]

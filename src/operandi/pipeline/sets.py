@@ -4,14 +4,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from operandi.experiment import Corrections, Scan
+from operandi.experiment import Scan
 from operandi.kernels.units import run_units
 from operandi.pipeline import travels
+from operandi.pipeline.correcting import Chain
 from operandi.pipeline.travels import Travel
 from operandi.stages import scans
-from operandi.stages.corrections import correct_in_place, without_dead_time
 from operandi.stages.maps import Screening, apply_weights
-from operandi.stages.outliers import FEWEST_LINES, without_spots
 from operandi.stages.patterns import Patterns
 from operandi.stages.sinograms import assemble
 
@@ -144,8 +143,8 @@ def _columns(buffer: SetBuffer, scan: Scan) -> np.ndarray:
     return travels.travel_columns(buffer.positions.translation, buffer.status == ADMITTED, scan)[0]
 
 
-def close(buffer: SetBuffer, scan: Scan, corrections: Corrections, monitor_reference: float, screening: Screening) -> MeasuredSet:
-    """The sinogram of a set, normalised to ``monitor_reference`` and free of air where the experiment asks for it.
+def close(buffer: SetBuffer, scan: Scan, chain: Chain, screening: Screening) -> MeasuredSet:
+    """The sinogram of a set, corrected by the ``chain``.
 
     Consumes the buffer: the sinogram takes the place of its patterns, so that a set is held only once. ``screening`` is by the
     windows.
@@ -158,12 +157,7 @@ def close(buffer: SetBuffer, scan: Scan, corrections: Corrections, monitor_refer
 
     def correct_channels(number: int) -> None:
         part = (..., slice(number * CHANNELS, (number + 1) * CHANNELS))
-        values, own = intensity[part], variance[part]
-        if corrections.dead_time_s:
-            values[:], own[:] = without_dead_time(values, corrections.dead_time_s, scan.exposure_s, variance=own)
-        _correct(values, own, monitor, corrections, monitor_reference)
-        if corrections.spots_sigma is not None and len(rotation) >= FEWEST_LINES:
-            values[:], own[:], *_ = without_spots(values, rotation, variance=own, limit=corrections.spots_sigma)
+        chain.correct(intensity[part], variance[part], monitor, rotation, part[1])
 
     run_units(correct_channels, -(-intensity.shape[-1] // CHANNELS))
     times = buffer.positions.time[admitted]
@@ -180,34 +174,24 @@ def close(buffer: SetBuffer, scan: Scan, corrections: Corrections, monitor_refer
     )
 
 
-def _correct(intensity, variance, monitor, corrections: Corrections, reference: float) -> None:
-    """Correct some channels of a set, and their variance, as the experiment asks for them."""
-    if corrections.transmission:
-        correct_in_place(intensity, variance, transmission=monitor / reference)
-        return
-    correct_in_place(
-        intensity,
-        variance,
-        monitor=monitor if corrections.monitor else None,
-        monitor_reference=reference,
-        air="rim" if corrections.subtracts_rim else None,
-        rim_points=corrections.rim_points,
-    )
-
-
 def without_backlash(measured: MeasuredSet, scan: Scan, backlash_mm: float) -> MeasuredSet:
     """The set with its lines on the planned positions, in the same memory; cells that no exposure came near are not measured."""
     if measured.travel is None:
         return measured
+    return replace(with_lines_moved(measured, travels.true_offsets(measured.travel, scan, backlash_mm)), travel=None)
+
+
+def with_lines_moved(measured: MeasuredSet, offsets: np.ndarray) -> MeasuredSet:
+    """The set, in the same memory, whose lines were measured ``offsets`` (line,) steps beside their columns, on these."""
     intensity, sums, variance, coverage = measured.intensity, measured.sums, measured.variance, measured.coverage.copy()
-    for line, off in enumerate(travels.true_offsets(measured.travel, scan, backlash_mm)):
+    for line, off in enumerate(offsets):
         if off and coverage[line].any():
             intensity[line] = travels.moved(intensity[line], off)
             sums[line] = travels.moved(sums[line], off)
             variance[line] = travels.moved_variance(variance[line], off)
             covered = travels.moved(coverage[line].astype(np.float32)[:, None], np.rint(off))[:, 0]
             coverage[line] = np.nan_to_num(covered)
-    return replace(measured, coverage=coverage, travel=None)
+    return replace(measured, coverage=coverage)
 
 
 def _into_columns(buffer: SetBuffer, scan: Scan) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ from operandi.errors import ExperimentError, ShapeError
 from operandi.experiment import Experiment
 from operandi.simulate.detectors import response
 from operandi.simulate.devices import Acquisition, make_devices, position_units
-from operandi.simulate.exposures import Exposures
+from operandi.simulate.exposures import Beam, Exposures
 from operandi.simulate.files import ImageFile, PositionFile
 from operandi.simulate.phantom import Cell, Layout, cell_from_image, grid_mm, jelly_roll
 from operandi.simulate.plans import interlaced_scan, step_scan
@@ -94,6 +94,7 @@ def rehearse(
     echem: ChargeCurve | None = None,
     step: bool = False,
     seed: int = 0,
+    beam: Beam | None = None,
     on_image: Callable[[int, int], None] | None = None,
     subscribers: Iterable[Callable[[str, dict[str, Any]], object]] = (),
     first_image_s: float | None = None,
@@ -126,7 +127,9 @@ def rehearse(
     cell = _checked(cell, schedule) if cell is not None else fit_cell(schedule)
     if echem is not None:
         cell = replace(cell, capacity_mah=max(float(np.ptp(curve.charge_mah)), 1e-9), empty_mah=float(curve.charge_mah.min()))
-    exposures = Exposures(schedule, cell, curve, response(experiment), start_s, seed)
+    beam = beam or Beam()
+    detector = replace(response(experiment, strength=beam.strength), air_mm=beam.air_mm)
+    exposures = Exposures(schedule, cell, curve, detector, start_s, seed, beam.drift)
     log = _start_log(experiment, schedule, curve, start_s)
     folder = Path(folder).absolute()
     stem = time.strftime("%Y%m%d-%H%M%S", time.gmtime(time.time()))

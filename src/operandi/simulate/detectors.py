@@ -120,10 +120,10 @@ def _flags(mask: np.ndarray) -> np.ndarray:
     return flags
 
 
-def monitor_counts(elapsed_s: np.ndarray, duration_s: float) -> np.ndarray:
-    """Expected counts of the monitor: slow refills and decay about the nominal value, 10 % in all."""
+def monitor_counts(elapsed_s: np.ndarray, duration_s: float, drift: float = DRIFT) -> np.ndarray:
+    """Expected counts of the monitor: slow refills and decay about the nominal value, by up to ``drift`` either way."""
     phase = np.asarray(elapsed_s, float) / duration_s
-    return NOMINAL_MONITOR * (1 + DRIFT * (0.7 * np.cos(2 * np.pi * 1.7 * phase) + 0.3 * np.sin(2 * np.pi * 11 * phase)))
+    return NOMINAL_MONITOR * (1 + drift * (0.7 * np.cos(2 * np.pi * 1.7 * phase) + 0.3 * np.sin(2 * np.pi * 11 * phase)))
 
 
 @njit(cache=True, nogil=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from operandi.simulate.detectors import Response, image, monitor_counts
+from operandi.simulate.detectors import DRIFT, Response, image, monitor_counts
 from operandi.simulate.phantom import Cell
 from operandi.simulate.potentiostat import ChargeCurve
 from operandi.simulate.projections import line_integrals
@@ -29,6 +29,15 @@ class Recorded:
 
 
 @dataclass(frozen=True, slots=True)
+class Beam:
+    """How bright the beam is (``strength`` scales all counts), how far its flux drifts either way, and how much air it passes."""
+
+    strength: float = 1.0
+    drift: float = DRIFT
+    air_mm: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Exposures:
     """The beam, the cell and the detector. The same ``seed`` gives the same images, in whatever order they are made."""
 
@@ -38,12 +47,13 @@ class Exposures:
     response: Response
     first_image_s: float
     seed: int = 0
+    drift: float = DRIFT
 
     def record(self, line: Line) -> Recorded:
         """Positions, monitor and time of every image of a line."""
         random = np.random.default_rng([self.seed, 1, line.number])
         n = line.elapsed_s.size
-        expected = monitor_counts(line.elapsed_s, self.schedule.duration_s)
+        expected = monitor_counts(line.elapsed_s, self.schedule.duration_s, self.drift)
         return Recorded(
             line.rotations_deg + ROTATION_NOISE_DEG * random.standard_normal(n),
             line.translations_mm + TRANSLATION_NOISE_MM * random.standard_normal(n),
@@ -64,7 +74,7 @@ class Exposures:
 
     def image(self, line: Line, index: int, lengths_mm: np.ndarray) -> np.ndarray:
         """Counts (row, column) of image ``index`` of a line, with the path lengths (species,) behind it."""
-        monitor = float(monitor_counts(line.elapsed_s[index], self.schedule.duration_s))
+        monitor = float(monitor_counts(line.elapsed_s[index], self.schedule.duration_s, self.drift))
         number = line.number * self.schedule.images_per_line + index
         return image(self.response, lengths_mm, monitor, seed=self.seed, number=number)
 

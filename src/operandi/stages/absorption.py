@@ -42,7 +42,9 @@ def _chord(radius: float, off: np.ndarray) -> np.ndarray:
 def without_absorption(
     values: np.ndarray, transmission: np.ndarray, *, variance: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """A sinogram (rotation, translation, q), free of air, divided by the transmission of each path, with its variance.
+    """A sinogram (rotation, translation, q) divided by the transmission of each path, with its variance.
+
+    Air scatters before and behind the sample, and is weakened as what scatters within: subtract it afterwards.
 
     ``transmission`` (translation,) or (rotation, translation), in (0, 1]; other values (noise may give more than 1: clip it) make the
     cell NaN.
@@ -58,6 +60,29 @@ def without_absorption(
     good = np.isfinite(transmission) & (transmission > 0) & (transmission <= 1)
     scale = np.where(good, 1 / np.where(good, transmission, 1), np.nan).astype(np.float32)[..., None]
     return values * scale, None if variance is None else variance * scale**2
+
+
+def transmission_at(
+    rotation_deg: np.ndarray,
+    translation_mm: np.ndarray,
+    measured: np.ndarray,
+    measured_rotation_deg: np.ndarray,
+    measured_translation_mm: np.ndarray,
+) -> np.ndarray:
+    """A measured transmission (rotation, translation) at other angles and positions, between neighbours on a line, at its ends as there;
+    at most 1."""
+    order, across = np.argsort(measured_rotation_deg), np.argsort(measured_translation_mm)
+    lines = np.stack([np.interp(translation_mm, measured_translation_mm[across], line[across]) for line in measured[order]])
+    columns = [np.interp(rotation_deg, measured_rotation_deg[order], column) for column in lines.T]
+    return np.minimum(np.stack(columns, axis=1), 1.0)
+
+
+def require_cover(name: str, wanted: np.ndarray, measured: np.ndarray) -> None:
+    """Raise ShapeError where what was ``measured`` does not reach, but for one step, as far as what is ``wanted``."""
+    step = 1.01 * np.ptp(measured) / max(len(measured) - 1, 1)
+    if min(wanted) < min(measured) - step or max(wanted) > max(measured) + step:
+        goes = f"{min(measured):g} to {max(measured):g}, those of the scan from {min(wanted):g} to {max(wanted):g}"
+        raise ShapeError(f"the {name} of the transmission go from {goes}: measure it over all of these")
 
 
 def forward_bias(radius_mm: float, attenuation_inv_mm: float, two_theta_deg: float, *, n_points: int = 201) -> float:

@@ -48,11 +48,16 @@ def decompose_values(
     amounts = solve_nonnegative(gram, values @ references.T)
     if variance is None:
         return amounts, np.full(amounts.shape, np.nan)
-    sigma = np.empty(amounts.shape)
-    for first in range(0, len(values), _ROWS):
+    return amounts, amount_errors(amounts, variance, references, correlation)
+
+
+def amount_errors(amounts: np.ndarray, variance: np.ndarray, references: np.ndarray, correlation: np.ndarray | None = None) -> np.ndarray:
+    """The standard deviations that `decompose_values` gives its amounts; ``variance`` (row, q), or (row, 1) for all channels alike."""
+    gram, sigma = references @ references.T, np.empty(amounts.shape)
+    for first in range(0, len(amounts), _ROWS):
         rows = slice(first, first + _ROWS)
         sigma[rows] = _errors(gram, references, amounts[rows] > 0, variance[rows], correlation)
-    return amounts, sigma
+    return sigma
 
 
 def _errors(gram: np.ndarray, references: np.ndarray, held: np.ndarray, variance: np.ndarray, correlation: np.ndarray | None) -> np.ndarray:
@@ -61,7 +66,8 @@ def _errors(gram: np.ndarray, references: np.ndarray, held: np.ndarray, variance
     spread = references if correlation is None else correlated(references, correlation)
     shared = (references[one] * spread[other] + references[other] * spread[one]) / 2
     products = np.empty((len(held), k, k))  # of the noise with each two references
-    products[:, one, other] = products[:, other, one] = variance @ shared.T
+    alike = variance.shape[1] == 1
+    products[:, one, other] = products[:, other, one] = variance * shared.sum(axis=1) if alike else variance @ shared.T
     both = held[:, :, None] & held[:, None, :]
     inverse = np.where(both, np.linalg.inv(np.where(both, gram, np.eye(k))), 0.0)
     # A reference that is not held would be estimated by what of it the held ones do not make up.
@@ -91,8 +97,8 @@ def decompose(
 
     Returns
     -------
-    Dataset (reference, …): `amount`, its `sigma` (NaN where the volume has none), and `residual` (…), the root mean square of what is
-    left. NaN throughout for a voxel with a channel that is not measured.
+    Dataset (reference, …): `amount`, its `sigma` (where the volume has none, from the scatter about the sum, all channels alike), and
+    `residual` (…), the root mean square of what is left. NaN throughout for a voxel with a channel that is not measured.
 
     Raises
     ------
@@ -116,6 +122,9 @@ def decompose(
     amounts, sigma = np.full((2, len(values), len(names)), np.nan)
     amounts[measured], sigma[measured] = decompose_values(values[measured], variance, patterns, correlation)
     residual = np.sqrt(np.mean((values - amounts @ patterns) ** 2, axis=1))
+    if variance is None:
+        scatter = np.square(residual[measured, None]) * q.size / max(q.size - len(names), 1)
+        sigma[measured] = amount_errors(amounts[measured], scatter, patterns, correlation)
     shape, dims = intensity.shape[:-1], intensity.dims[:-1]
     coords = {name: c for name, c in intensity.coords.items() if "q" not in c.dims}
     variables = {

@@ -12,7 +12,7 @@ lies in its strip, the nearest one the rest (in the strip model of the astra too
 Source of the method: Kak & Slaney, Principles of Computerized Tomographic Imaging (1988), chapter 3.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,39 +139,6 @@ def partial_variance(
     between neighbouring filtered samples included. The variance of a filled cell is interpolated like its value.
     """
     return project_back(prepare(variance, rotation_deg, translation_mm, axis_mm, weights), filter, variance=True)
-
-
-def volume_slabs(
-    sinogram: np.ndarray,
-    rotation_deg: np.ndarray,
-    translation_mm: np.ndarray,
-    axis_mm: float,
-    filter: str = "ramp",  # noqa: A002
-    weights: np.ndarray | None = None,
-    n_channels: int = 4 * kernel.CHANNELS,
-) -> Iterator[tuple[slice, np.ndarray]]:
-    """`partial_volume` slab by slab of channels, so that no volume need be held: bit by bit the same.
-
-    Everything is checked when the first slab is asked for; errors are those of `partial_volume`.
-
-    Parameters
-    ----------
-    n_channels : channels of a slab; a multiple of 64 wastes no work.
-
-    Yields
-    ------
-    The slab's channels, and its volume (y, x, channels of the slab) float32, newly made.
-    """
-    prepared = prepare(sinogram, rotation_deg, translation_mm, axis_mm, weights)
-    if n_channels < 1:
-        raise ShapeError(f"a slab needs at least one channel, got n_channels={n_channels}")
-    n_samples, total = prepared.values.shape[1:]
-    chain = Chain.of(prepared.geometry, prepared.rotation_deg, prepared.weights, filter)
-    for first in range(0, total, n_channels):
-        part = slice(first, min(first + n_channels, total))
-        slab = np.empty((n_samples, n_samples, part.stop - first), np.float32)
-        chain.write(prepared, part, slab, 0)
-        yield part, slab
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,43 +357,3 @@ def aligned(shape: tuple[int, ...]) -> np.ndarray:
     room = np.empty(count + 16, np.float32)
     start = -room.ctypes.data % 64 // room.itemsize
     return room[start : start + count].reshape(shape)
-
-
-def combine(partials: Sequence[np.ndarray], counts: Sequence[int]) -> np.ndarray:
-    """The volume of a window: the mean of its sets' partial volumes, weighted by their numbers of measured projections.
-
-    Computed in the order given; sets of count 0 are left out. NaN everywhere if every count is 0.
-
-    Raises
-    ------
-    ShapeError
-        If there is no set, or numbers or shapes differ.
-    """
-    return _weighted_sum(partials, _shares(partials, counts))
-
-
-def combine_variances(partials: Sequence[np.ndarray], counts: Sequence[int]) -> np.ndarray:
-    """The variance of `combine` from the variances of its partial volumes, which are independent."""
-    return _weighted_sum(partials, _shares(partials, counts) ** 2)
-
-
-def _shares(partials: Sequence[np.ndarray], counts: Sequence[int]) -> np.ndarray:
-    if len(partials) == 0 or len(partials) != len(counts) or any(p.shape != partials[0].shape for p in partials):
-        raise ShapeError(f"cannot combine partial volumes of shapes {[p.shape for p in partials]} with counts {list(counts)}")
-    weights = np.asarray(counts, float)
-    if not (np.isfinite(weights).all() and (weights >= 0).all()):
-        raise ShapeError(f"counts of projections must be 0 or more, got {list(counts)}")
-    total = weights.sum()
-    return weights / total if total else weights
-
-
-def _weighted_sum(partials: Sequence[np.ndarray], shares: np.ndarray) -> np.ndarray:
-    chosen = [(p, np.float32(share)) for p, share in zip(partials, shares, strict=True) if share]
-    if not chosen:
-        return np.full(partials[0].shape, np.nan, np.float32)
-    total = np.empty(partials[0].shape, np.float32)
-    for row in range(len(total)):  # row by row: no temporary array of the volume's size
-        np.multiply(chosen[0][0][row], chosen[0][1], out=total[row])
-        for partial, share in chosen[1:]:
-            total[row] += partial[row] * share
-    return total
