@@ -91,7 +91,7 @@ def tree(experiment: Experiment, integrator: Integrator) -> Iterator[Product]:
         shape = (len(names), n, n, 3)
         yield Array(("composites", "rgb"), ("frame", "composite", "y", "x", "rgb"), (0, *shape), (1, *shape), "uint8", 0,
                     metadata={"coords": coords})  # fmt: skip
-    yield from sizes.tree(experiment)
+    yield from sizes.tree(experiment, q, VOXEL_UNITS)
     yield from completion.tree(experiment)
 
 
