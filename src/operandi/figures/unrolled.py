@@ -54,6 +54,7 @@ def draw_unrolled(
     stretched = panel / true if not around and not 0.98 < panel / true < 1.02 else None
     shown = None
     for axes, picture, title in zip(grid, pictures, titles, strict=True):
+        axes.set_facecolor(style.NOT_MEASURED)  # of states the lengths differ
         shown = _show(axes, picture, limits, cmap)
         axes.set_title(title)
     depth = "From the centre (mm)" if around else "Depth (mm)"

@@ -23,6 +23,8 @@ CRITICAL_UM = 50.0
 _EIGHT = np.ones((3, 3), int)
 _FEWEST_TO_ALIGN = 3
 _COMPACT_PX = 0.8
+_LEAST_DSTAR = 0.02
+"""Least relative scatter of d*: what a fit of a voxel's profile is exact to, at best."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,9 @@ def _evidence(winding: Winding, coordinates: xr.Dataset, maps: dict[str, xr.Data
         values = maps["dstar"].to_numpy().astype(float)
         usual = peers.share_known(values, at, inside, depths) > 0.5
         # Where the layer has no d*, one that is there counts by how rare it is: as three standard deviations.
-        structure = np.where(usual, peers.against_layer(-values, at, inside, depths), np.where(inside & np.isfinite(values), 3.0, np.nan))
+        structure = np.where(
+            usual, peers.against_layer(-values, at, inside, depths, least=_LEAST_DSTAR), np.where(inside & np.isfinite(values), 3.0, np.nan)
+        )
     return Evidence(composition, structure)
 
 
