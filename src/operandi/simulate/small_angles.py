@@ -65,12 +65,13 @@ class StaticTomogram:
     seed: int = 0
     strength: float = 0.2
     """Of all counts; at 1 the brightest pixels would reach the end of the detector's range."""
+    layout: Layout = Layout(agglomerate=AGGLOMERATE)
 
     @property
     def cell(self) -> Cell:
         """The built-in jelly roll, on a grid finer than the scan's."""
         scan = self.experiment.scan
-        return jelly_roll(scan.translations * FINE, self._pitch_mm / FINE, Layout(agglomerate=AGGLOMERATE))
+        return jelly_roll(scan.translations * FINE, self._pitch_mm / FINE, self.layout)
 
     @property
     def _pitch_mm(self) -> float:

@@ -13,11 +13,13 @@ _SIGNIFICANT = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Bends:
-    """Over the samples of a spiral: ``departure`` px, positive outwards; ``curvature`` 1/px; ``bent`` True in a bend."""
+    """Over the samples of a spiral: ``departure`` px, positive outwards; ``curvature`` 1/px; ``bent`` True in a bend; ``hinted`` where the
+    winding departs by half of what makes one, which alone proves nothing."""
 
     departure: np.ndarray
     curvature: np.ndarray
     bent: np.ndarray
+    hinted: np.ndarray
 
 
 def find_bends(spiral: Spiral, thickness_px: float, least_share: float = 0.05) -> Bends:
@@ -33,12 +35,13 @@ def find_bends(spiral: Spiral, thickness_px: float, least_share: float = 0.05) -
     departure = radius - _smooth(spiral.theta, radius)
     scatter = 1.4826 * float(np.median(np.abs(departure - np.median(departure))))
     # Half of what a roll of ordinary unevenness does is its median: only what exceeds that by far is a bend.
-    bent = np.abs(departure) > max(least_share * thickness_px, _SIGNIFICANT * scatter)
-    bent = _long_enough(bent, max(int(round(0.5 * thickness_px / np.median(np.diff(spiral.arc)))), 1))
+    least = max(least_share * thickness_px, _SIGNIFICANT * scatter)
+    length = max(int(round(0.5 * thickness_px / np.median(np.diff(spiral.arc)))), 1)
+    bent, hinted = (_long_enough(np.abs(departure) > limit, length) for limit in (least, least / 2))
     first, second = spiral.position(spiral.theta, 1), spiral.position(spiral.theta, 2)
     speed = np.hypot(first[:, 0], first[:, 1])
     curvature = spiral.windings.hand * (first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0]) / speed**3
-    return Bends(departure, curvature, bent)
+    return Bends(departure, curvature, bent, hinted | bent)
 
 
 def beside(bent: np.ndarray, theta: np.ndarray, at: np.ndarray) -> np.ndarray:

@@ -65,10 +65,11 @@ def find_regions(
 ) -> xr.Dataset:
     """Tell normal material, bends and agglomerates apart, and measure each defect.
 
-    A bend is where the winding departs from the smooth spiral (`bends.find_bends`), and where windings beside such a place, at the same
-    azimuth, have its lower d*. An agglomerate is where silicon, graphite (inverted) and d* (inverted) together, averaged over neighbouring
-    voxels, differ from the same depth of the electrode nearby by more than ``threshold`` standard deviations; it reaches as far as they
-    differ by half of what they do in its middle. Where silicon or graphite is known, d* alone makes none: in a bend it is lower too.
+    A bend is where the winding departs from the smooth spiral (`bends.find_bends`), and where d* is lower beside a place, at the same
+    azimuth in any turn, where it departs by half of that at least. An agglomerate is where silicon, graphite (inverted) and d* (inverted)
+    together, averaged over neighbouring voxels, differ from the same depth of the electrode nearby by more than ``threshold`` standard
+    deviations; it reaches as far as they differ by half of what they do in its middle. Where silicon or graphite is known, d* alone makes
+    none: in a bend it is lower too.
 
     Parameters
     ----------
@@ -124,7 +125,7 @@ def _aligned(maps: dict[str, xr.DataArray]) -> dict[str, xr.DataArray]:
 
 
 def _bent(winding: Winding, coordinates: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Whether each voxel (y, x) lies in a bend, and whether beside one; the departure of its winding, mm; and the curvature there, 1/mm."""
+    """Whether each voxel (y, x) lies in a bend, or beside what may be one; the departure of its winding, mm, and its curvature, 1/mm."""
     spiral, pixel = winding.spiral, winding.grid.pixel
     found = bends.find_bends(spiral, 2 * electrodes.half_thickness(spiral))
     theta = coordinates["turn"].to_numpy() * 2 * np.pi
@@ -133,7 +134,7 @@ def _bent(winding: Winding, coordinates: xr.Dataset) -> tuple[np.ndarray, np.nda
     bent = known & (np.interp(safe, spiral.theta, found.bent.astype(float)) > 0.5)
     along = (np.where(known, np.interp(safe, spiral.theta, a), np.nan) for a in (found.departure * pixel, found.curvature / pixel))
     departure, curvature = along
-    return bent, known & bends.beside(found.bent, spiral.theta, safe), departure, curvature
+    return bent, known & bends.beside(found.hinted, spiral.theta, safe), departure, curvature
 
 
 def _evidence(winding: Winding, coordinates: xr.Dataset, maps: dict[str, xr.DataArray], inside: np.ndarray) -> Evidence:
