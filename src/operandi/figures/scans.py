@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from operandi.errors import NotPublishedError
 from operandi.figures import style
@@ -68,6 +69,7 @@ def draw_resolution(convergence: pd.DataFrame, tags: dict[int, str]) -> Figure:
     NotPublishedError
         No resolution is known; the reason is that of the table, where it gives one.
     """
+    convergence = convergence.set_index("frame").loc[lambda table: table.index.isin(list(tags))].reset_index()
     known = convergence[np.isfinite(convergence["resolution_mm"])]
     if known.empty:
         reasons = ", ".join(sorted({str(reason) for reason in convergence["reason"] if reason})) if len(convergence) else ""
@@ -82,6 +84,9 @@ def draw_resolution(convergence: pd.DataFrame, tags: dict[int, str]) -> Figure:
     axes.plot(allowed.index, 1000 * allowed, color="0.5", linestyle="--", label="allowed by the angles")
     frames = sorted(tags)
     axes.set_xticks(frames, [tags[frame] for frame in frames], rotation=45, ha="right", rotation_mode="anchor")
-    axes.set(ylabel="Resolution (µm)", ylim=(0, None))
+    axes.set(ylabel="Resolution (µm)", yscale="log")  # of a phase that goes it grows without end
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     figure.legend(loc="outside right upper", handlelength=1.6)
     return figure

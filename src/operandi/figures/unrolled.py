@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from operandi.errors import ShapeError
 from operandi.figures import style
@@ -103,6 +104,8 @@ def draw_winding(layers: xr.DataArray, curve: xr.Dataset) -> Figure:
     turn = curve["turn"].to_numpy()
     for number in range(math.ceil(turn[0]), math.floor(turn[-1]) + 1):
         at = int(np.abs(turn - number).argmin())
-        axes.annotate(f"{number}", (float(curve["x"][at]), float(curve["y"][at])), color="#56b4e9", fontsize=7, ha="center", va="center")
+        look: dict[str, Any] = {"color": "#56b4e9", "fontsize": 8, "ha": "center", "va": "center"}
+        outlined = axes.annotate(f"{number}", (float(curve["x"][at]), float(curve["y"][at])), **look)
+        outlined.set_path_effects([withStroke(linewidth=2, foreground="black")])
     style.scale_bar(axes)
     return figure
