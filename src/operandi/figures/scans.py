@@ -81,7 +81,8 @@ def draw_resolution(convergence: pd.DataFrame, tags: dict[int, str]) -> Figure:
         look = {"linestyle": "-", "markersize": 3, "color": CATEGORIES[number % len(CATEGORIES)]}
         axes.plot(rows["frame"], 1000 * rows["resolution_mm"], marker, label=phase, **look)
     allowed = convergence.groupby("frame")["angular_mm"].first()
-    axes.plot(allowed.index, 1000 * allowed, color="0.5", linestyle="--", label="allowed by the angles")
+    alone = {"marker": "_", "markersize": 14} if len(allowed) == 1 else {}
+    axes.plot(allowed.index, 1000 * allowed, color="0.5", linestyle="--", label="allowed by the angles", **alone)
     frames = sorted(tags)
     axes.set_xticks(frames, [tags[frame] for frame in frames], rotation=45, ha="right", rotation_mode="anchor")
     axes.set(ylabel="Resolution (µm)", yscale="log")  # of a phase that goes it grows without end
