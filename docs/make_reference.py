@@ -53,6 +53,8 @@ def tables_page() -> str:
         "echem": nodes.ECHEM_COLUMNS,
         "finished": nodes.FINISHED_COLUMNS,
         "convergence": nodes.CONVERGENCE_COLUMNS,
+        "regions/table": nodes.REGION_COLUMNS,
+        "regions/defects": nodes.DEFECT_COLUMNS,
     }
     parts = []
     for name, columns in tables.items():

@@ -17,10 +17,24 @@ from tiled.client.container import Container
 from tiled.client.utils import ClientError
 
 from .errors import NotPublishedError, PublishError
+from .frames import Frame
 from .instants import Asked, instant_dataset
-from .nodes import CONVERGENCE, ECHEM, EVENTS, FINISHED, LEDGER, PROCESSED, PROVISIONAL, RAW, STEPS, NodePath
+from .nodes import (
+    CONVERGENCE,
+    DEFECTS,
+    ECHEM,
+    EVENTS,
+    FINISHED,
+    LEDGER,
+    PROCESSED,
+    PROVISIONAL,
+    RAW,
+    REGION_TABLE,
+    STEPS,
+    NodePath,
+)
 from .profiles import PROFILE, profile_uri
-from .reading import container, coordinates, digests, labelled, nearest, plain, read_table, told_dstar, with_provisional
+from .reading import container, digests, labelled, plain, read_table, told_dstar, with_provisional
 from .stages.instants import Scheme
 from .stages.maps import Background
 from .subscription import Subscription
@@ -216,6 +230,24 @@ class Result:
         return self._frames("amounts").compute()
 
     @property
+    def regions(self) -> xr.Dataset:
+        """Regions of each frame: ``label`` (frame, y, x), 0 outside, 1 normal, 2 bend, 3 agglomerate; ``defect``, its number, 0 none;
+        ``score``, standard deviations; and their mean profiles ``intensity``, its ``sigma``, and the ``spread`` (frame, region, q).
+        """
+        return self._frames("regions").compute()
+
+    @property
+    def region_table(self) -> pd.DataFrame:
+        """d* of the mean profile of each region in each frame, nm, or the reason why there is none."""
+        return self.table(REGION_TABLE).drop(columns="entry")
+
+    @property
+    def defects(self) -> pd.DataFrame:
+        """Each bend and agglomerate of each frame: where it lies, and its size in µm; ``number`` as in the map of `regions`."""
+        table = self.table(DEFECTS).drop(columns="entry")
+        return table.assign(critical=table["critical"].astype(bool))
+
+    @property
     def volumes(self) -> xr.Dataset:
         """Volumes (frame, y, x, q), read when computed (dask)."""
         return self._frames("volumes")
@@ -369,7 +401,7 @@ class Result:
 
     def _arrays(self, name: str) -> dict[str, Any]:
         """The array nodes below the container ``name``."""
-        arrays = dict(container(self._node((name,))).items())
+        arrays = {key: node for key, node in container(self._node((name,))).items() if node.structure_family == "array"}
         if not arrays:
             raise NotPublishedError(f"result {self.key} has no {name} (yet)")
         return arrays
@@ -419,72 +451,6 @@ class Result:
         except NotPublishedError:
             table = ""
         return f"<p><b>{html.escape(self.key)}</b>: {html.escape(self._summary())}</p>{table}"
-
-
-class Frame:
-    """One tomogram of a result; ``row`` is its row of ``steps``."""
-
-    def __init__(self, result: Result, row: Mapping[str, Any]) -> None:
-        self.result = result
-        self.row = dict(row)
-
-    @property
-    def number(self) -> int:
-        """Number of the frame, from 0."""
-        return int(self.row["frame"])
-
-    @property
-    def q_mah(self) -> float:
-        """The frame's tag: the middle of its range of charge, mAh."""
-        return float(self.row["q_mah"])
-
-    @property
-    def maps(self) -> xr.Dataset:
-        """Maps (phase, y, x): ``intensity``, ``sigma``."""
-        return self._read("maps")
-
-    @property
-    def composites(self) -> xr.DataArray:
-        """Maps in false colour (composite, y, x, rgb), 0 to 255."""
-        return self._read("composites")["rgb"].assign_attrs(self._about())
-
-    @property
-    def dstar(self) -> xr.Dataset:
-        """d* (y, x): ``dstar`` and its ``sigma``, nm, ``q_star``, the ``slope`` above it, and the ``reason`` where there is none."""
-        return told_dstar(self._read("dstar"), self.result._node(("dstar",)))
-
-    @property
-    def volume(self) -> xr.Dataset:
-        """Volume (y, x, q)."""
-        return self._read("volumes")
-
-    @property
-    def sinogram(self) -> xr.DataArray:
-        """Sinogram (rotation, translation, q)."""
-        return self.result.sinogram(self.number)
-
-    def spectrum(self, y: float, x: float) -> xr.DataArray:
-        """The pattern (q) of the voxel nearest to ``y``, ``x`` (mm from the rotation axis).
-
-        Raises
-        ------
-        NotPublishedError
-            The position lies outside of the volume.
-        """
-        node = self.result._node(("volumes", "intensity"))
-        coords = coordinates(node)
-        index = (nearest(np.asarray(coords[dim]), value, dim) for dim, value in (("y", y), ("x", x)))
-        return labelled(node, self.number, *index).compute().assign_attrs(self._about())
-
-    def _read(self, name: str) -> xr.Dataset:
-        arrays = self.result._arrays(name)
-        return xr.Dataset({key: labelled(node, self.number).compute() for key, node in arrays.items()}, attrs=self._about())
-
-    def _about(self) -> dict[str, Any]:
-        return {**self.result._about(), "frame": self.number, "q_mah": self.q_mah}
-
-    def __repr__(self) -> str:
-        return f"<operandi Frame {self.number} of {self.result.key}: {self.q_mah:.2f} mAh, {self.row['phase']}, {self.row['quality']}>"
 
 
 def _child(client: Container, path: NodePath, otherwise: str) -> Any:

@@ -21,6 +21,7 @@ PROCESSED, RAW = "processed", "raw"
 RESULT_SPEC = "OperandoRun"
 STEPS, LEDGER, ECHEM, PROVISIONAL, EVENTS = ("steps",), ("ledger",), ("echem",), ("provisional",), ("events",)
 FINISHED, CONVERGENCE = ("finished",), ("convergence",)
+REGIONS, REGION_TABLE, DEFECTS = ("regions",), ("regions", "table"), ("regions", "defects")
 WINDOWS = ("windows",)
 WINDOWS_MIMETYPE = "application/x-operandi-windows"
 WINDOW_KEYS = "q_min-q_max or q_min-q_max-background: decimal numbers in 1/angstrom, then linear, constant or none; such as 1.82-1.90-none"
@@ -188,6 +189,37 @@ CONVERGENCE_COLUMNS: Mapping[str, str] = {
     "change_probability": "float64",
     "change_ratio": "float64",
     "drift": "float64",
+    "reason": "str",
+}
+REGION_COLUMNS: Mapping[str, str] = {
+    "entry": "int64",
+    "frame": "int64",
+    "region": "str",
+    "voxels": "int64",
+    "dstar_nm": "float64",
+    "sigma_nm": "float64",
+    "q_star_inv_angstrom": "float64",
+    "slope": "float64",
+    "reason": "str",
+}
+DEFECT_COLUMNS: Mapping[str, str] = {
+    "entry": "int64",
+    "frame": "int64",
+    "number": "int64",
+    "kind": "str",
+    "centre_x_mm": "float64",
+    "centre_y_mm": "float64",
+    "radius_mm": "float64",
+    "turn": "float64",
+    "arc_mm": "float64",
+    "depth_mm": "float64",
+    "voxels": "int64",
+    "area_mm2": "float64",
+    "diameter_um": "float64",
+    "length_um": "float64",
+    "critical": "int64",
+    "severity": "float64",
+    "bend_radius_mm": "float64",
     "reason": "str",
 }
 

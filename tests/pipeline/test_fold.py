@@ -11,8 +11,9 @@ import xarray as xr
 from operandi import pipeline
 from operandi.experiment import Experiment
 from operandi.nodes import LEDGER, PROVISIONAL, STEPS, Array, Block, Product, Rows
-from operandi.pipeline import Event, Images, Positions, Refusal, RunEnded
+from operandi.pipeline import Event, Images, Positions, Refusal, RunEnded, fold
 from operandi.pipeline.sets import SetBuffer
+from operandi.pipeline.tomograms import volume_of
 from operandi.stages import scans
 from operandi.stages.maps import screen
 from operandi.stages.patterns import Patterns
@@ -120,13 +121,20 @@ def test_a_frame_is_committed_with_the_last_exposure_of_its_window_not_with_the_
     assert published.frames == [0]
 
 
-def test_maps_are_there_and_told_of_before_the_volume_is_made_and_the_frame_is_committed_after_it():
-    products = []
+def test_maps_are_there_and_told_of_before_the_volume_is_made_and_the_frame_is_committed_after_it(monkeypatch):
+    happened: list[tuple[str, ...]] = []
+
+    def noted(*arguments):
+        happened.append(("made",))
+        return volume_of(*arguments)
+
+    monkeypatch.setattr(fold, "volume_of", noted)
     state, _ = pipeline.begin(experiment(), Given())  # pyright: ignore[reportArgumentType]
     for product in pipeline.step(state, exposures(np.arange(1, 2 * PER_SET + 1))):
-        products.append(product.path)  # pyright: ignore[reportAttributeAccessIssue]
-    frame = [products.index(path) for path in (("maps", "sigma"), PROVISIONAL, ("volumes", "intensity"), ("sinograms", "0000"), STEPS)]
-    assert frame == sorted(frame)
+        happened.append(product.path)  # noqa: PERF402  # pyright: ignore[reportAttributeAccessIssue]
+    order = (("maps", "sigma"), PROVISIONAL, ("made",), ("volumes", "intensity"), ("sinograms", "0000"), STEPS)
+    places = [happened.index(one) for one in order]
+    assert places == sorted(places)
 
 
 def test_how_exposures_are_bundled_changes_nothing(whole):

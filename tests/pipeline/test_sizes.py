@@ -8,7 +8,7 @@ import xarray as xr
 
 from operandi import fit_dstar, pipeline
 from operandi.experiment import Experiment
-from operandi.nodes import PROVISIONAL, STEPS, Array, Block, Container, Table
+from operandi.nodes import DEFECTS, PROVISIONAL, REGION_TABLE, STEPS, Array, Block, Container, Rows, Table
 from operandi.pipeline import Images, Positions, RunEnded
 from operandi.stages import scans
 from operandi.stages.patterns import Patterns
@@ -132,3 +132,21 @@ def test_an_experiment_without_small_angles_or_with_null_has_no_such_nodes():
 def test_a_range_that_cannot_tell_is_refused_with_the_remedy(section, message):
     with pytest.raises(ValueError, match=message):
         experiment(dstar=section)
+
+
+def test_where_no_winding_can_be_followed_the_table_of_regions_says_why(products):
+    rows = [p.columns for p in products if isinstance(p, Rows) and p.path == REGION_TABLE]
+    assert np.concatenate([one["entry"] for one in rows]).tolist() == list(range(6))
+    assert rows[1]["frame"].tolist() == [1, 1, 1]
+    for one in rows:
+        assert one["region"].tolist() == ["normal", "bend", "agglomerate"]
+        assert one["voxels"].tolist() == [0, 0, 0]
+        assert all("15 × 15 voxels is too small" in reason for reason in one["reason"])
+        assert np.isnan(one["dstar_nm"]).all()
+    assert not block(products, ("regions", "label"), 0).any()
+    assert np.isnan(block(products, ("regions", "score"), 1)).all()
+    assert not [p for p in products if isinstance(p, Rows) and p.path == DEFECTS]
+
+
+def test_regions_are_not_declared_where_no_d_star_is_asked_for():
+    assert not [p for p in published(experiment(dstar=None)) if getattr(p, "path", ("",))[:1] == ("regions",)]

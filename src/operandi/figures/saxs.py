@@ -9,11 +9,10 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from operandi.errors import ShapeError
 from operandi.figures import style
-from operandi.figures.profiles import CATEGORIES
+from operandi.figures.profiles import CATEGORIES, make_logarithmic
 
 _BELOW, _ABOVE = 0.7, 1.0
 """The power law is drawn from somewhat below q* to the highest q."""
@@ -46,10 +45,7 @@ def draw_departures(profiles: Mapping[str, xr.Dataset], found: Mapping[str, xr.D
         if not any(np.size(line.get_ydata()) for line in axes.lines):
             axes.text(0.5, 0.5, "no intensity above 0", ha="center", transform=axes.transAxes)
             continue
-        axes.set(xscale="log", yscale="log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        make_logarithmic(axes)
         axes.legend(loc="best", handlelength=1.0, frameon=True, framealpha=0.85, edgecolor="none", borderpad=0.2)
     for unused in grid[len(profiles) :]:
         unused.remove()
@@ -84,7 +80,7 @@ def dstar_text(found: xr.Dataset) -> str:
     value, sigma = float(found["dstar"]), float(found["sigma"])
     if not np.isfinite(value):
         return f"no d* ({str(found['reason'].values) or 'not measured'})"
-    return f"d* = {value:.1f} ± {sigma:.1f} nm" if np.isfinite(sigma) else f"d* = {value:.1f} nm"
+    return f"d* = {_number(value, sigma)} nm"
 
 
 @style.styled
@@ -112,4 +108,10 @@ def _cell(found: xr.Dataset) -> str:
     value, sigma, reason = float(found["dstar"]), float(found["sigma"]), str(found["reason"].values)
     if not np.isfinite(value):
         return f"none ({reason})" if reason else "none"
-    return f"{value:.1f} ± {sigma:.1f}" if np.isfinite(sigma) else f"{value:.1f}"
+    return _number(value, sigma)
+
+
+def _number(value: float, sigma: float) -> str:
+    """A value with its standard deviation, which is never shown as 0."""
+    digits = 1 if not 0 < sigma < 0.05 else 2
+    return f"{value:.{digits}f} ± {max(sigma, 0.01):.{digits}f}" if np.isfinite(sigma) else f"{value:.1f}"

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from operandi.errors import NotPublishedError
 from operandi.figures import style
@@ -68,6 +69,7 @@ def draw_resolution(convergence: pd.DataFrame, tags: dict[int, str]) -> Figure:
     NotPublishedError
         No resolution is known; the reason is that of the table, where it gives one.
     """
+    convergence = convergence.set_index("frame").loc[lambda table: table.index.isin(list(tags))].reset_index()
     known = convergence[np.isfinite(convergence["resolution_mm"])]
     if known.empty:
         reasons = ", ".join(sorted({str(reason) for reason in convergence["reason"] if reason})) if len(convergence) else ""
@@ -79,9 +81,13 @@ def draw_resolution(convergence: pd.DataFrame, tags: dict[int, str]) -> Figure:
         look = {"linestyle": "-", "markersize": 3, "color": CATEGORIES[number % len(CATEGORIES)]}
         axes.plot(rows["frame"], 1000 * rows["resolution_mm"], marker, label=phase, **look)
     allowed = convergence.groupby("frame")["angular_mm"].first()
-    axes.plot(allowed.index, 1000 * allowed, color="0.5", linestyle="--", label="allowed by the angles")
+    alone = {"marker": "_", "markersize": 14} if len(allowed) == 1 else {}
+    axes.plot(allowed.index, 1000 * allowed, color="0.5", linestyle="--", label="allowed by the angles", **alone)
     frames = sorted(tags)
     axes.set_xticks(frames, [tags[frame] for frame in frames], rotation=45, ha="right", rotation_mode="anchor")
-    axes.set(ylabel="Resolution (µm)", ylim=(0, None))
+    axes.set(ylabel="Resolution (µm)", yscale="log")  # of a phase that goes it grows without end
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     figure.legend(loc="outside right upper", handlelength=1.6)
     return figure

@@ -11,12 +11,13 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from operandi.errors import ShapeError
 from operandi.figures import style
 from operandi.figures.maps import add_legend, mark_sigma
 
-_MOST_MM, _LEAST_MM = 34.0, 11.0
+_MOST_MM, _LEAST_MM, _LEAST_ALONE_MM = 34.0, 11.0, 24.0
 
 
 @style.styled
@@ -47,17 +48,21 @@ def draw_unrolled(
     around = _around(pictures[0])
     width = style.TWO_COLUMNS_MM - (12 if legend else 26)
     true = width * abs(high - low) / max(abs(right - left), 1e-12) if not around else _MOST_MM
-    panel = min(max(true, _LEAST_MM), _MOST_MM)
+    panel = min(max(true, _LEAST_MM if len(pictures) > 1 else _LEAST_ALONE_MM), _MOST_MM)
     figure = style.sheet(style.TWO_COLUMNS_MM, len(pictures) * (panel + 5.5) + 15 + (6 if legend else 0))
     grid = figure.subplots(len(pictures), 1, squeeze=False, sharex=True).ravel()
     limits = limits or style.range_of([one for one in pictures if "rgb" not in one.dims] or [xr.DataArray([0.0])])
     stretched = panel / true if not around and not 0.98 < panel / true < 1.02 else None
     shown = None
     for axes, picture, title in zip(grid, pictures, titles, strict=True):
+        axes.set_facecolor(style.NOT_MEASURED)  # of states the lengths differ
         shown = _show(axes, picture, limits, cmap)
         axes.set_title(title)
     depth = "From the centre (mm)" if around else "Depth (mm)"
-    figure.supylabel(depth if stretched is None else f"{depth}, {stretched:.2g} × as long", fontsize=7.5)
+    if stretched is not None:
+        apart = " " if len(pictures) > 1 else "\n"
+        depth = f"{depth},{apart}{stretched:.2g} × as long"
+    figure.supylabel(depth, fontsize=7.5, multialignment="center")
     grid[-1].set_xlabel("Angle (°)" if around else "Arc length (mm)")
     if legend:
         add_legend(figure, legend)
@@ -102,6 +107,8 @@ def draw_winding(layers: xr.DataArray, curve: xr.Dataset) -> Figure:
     turn = curve["turn"].to_numpy()
     for number in range(math.ceil(turn[0]), math.floor(turn[-1]) + 1):
         at = int(np.abs(turn - number).argmin())
-        axes.annotate(f"{number}", (float(curve["x"][at]), float(curve["y"][at])), color="#56b4e9", fontsize=7, ha="center", va="center")
+        look: dict[str, Any] = {"color": "#56b4e9", "fontsize": 8, "ha": "center", "va": "center"}
+        outlined = axes.annotate(f"{number}", (float(curve["x"][at]), float(curve["y"][at])), **look)
+        outlined.set_path_effects([withStroke(linewidth=2, foreground="black")])
     style.scale_bar(axes)
     return figure

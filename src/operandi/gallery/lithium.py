@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
+import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -50,10 +51,11 @@ def _lithium(material: Material, electrode: str) -> Figure:
 
 
 def _there(material: Material, electrode: str) -> xr.DataArray:
-    """Where (frame, y, x) the electrode is: what streaks put elsewhere is far less than it holds."""
+    """Where (frame, y, x) the electrode is: what streaks put elsewhere is far less, but for corners that few beams cross."""
     phases = [phase for phase in ELECTRODES[electrode] if phase in material.maps["phase"]]
     held = material.maps["intensity"].sel(phase=phases).sum("phase", skipna=False)
-    return held > LEAST_SHARE * held.quantile(0.95, ("y", "x"))
+    crossed = np.hypot(held["x"], held["y"]) < float(np.abs(held["x"]).max())
+    return (held > LEAST_SHARE * held.quantile(0.95, ("y", "x"))) & crossed
 
 
 def _contents(material: Material) -> Figure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, cast
 
@@ -13,18 +14,24 @@ import xarray as xr
 from operandi.client import Result
 from operandi.errors import NotPublishedError
 from operandi.experiment import QWindow
-from operandi.stages.defects import find_regions
+from operandi.stages.anodes import evened, show_layers
 from operandi.stages.dstar import fit_dstar
 from operandi.stages.maps import apply_weights, window_weights
-from operandi.stages.regions import REGIONS, region_profiles
+from operandi.stages.regions import region_profiles, region_table, survey_regions
 from operandi.stages.unrolling import Centre, Winding, find_centre, follow_winding, unroll
 
 SMALL_ANGLES = (0.01, 0.2)
 """q, Å⁻¹, in which d* is looked for."""
-LAYERS = (("silicon",), ("graphite", "LiC12", "LiC6"), ("NMC lithiated", "NMC delithiated"), ("copper",), ("aluminium",))
-"""Maps that show the layers of a roll, the best first."""
-LAYER_SHARE = 0.2
-"""Silicon above this share of its brightest twentieth is the anode."""
+
+
+@dataclass(frozen=True, slots=True)
+class Regions:
+    """Normal material, bends and agglomerates of a frame: ``label`` (y, x), ``profiles`` (region, q), those that are there, and ``table``,
+    a row for each of these."""
+
+    label: xr.DataArray
+    profiles: xr.Dataset
+    table: pd.DataFrame
 
 
 class Material:
@@ -52,7 +59,6 @@ class Material:
             raise NotPublishedError(f"result {result.key}: no frame is committed yet")
         self.volume = lru_cache(1)(self._volume)
         self.dstar, self.regions = lru_cache(None)(self._dstar), lru_cache(None)(self._regions)
-        self.region_profiles = lru_cache(None)(self._region_profiles)
 
     @property
     def key(self) -> str:
@@ -161,16 +167,12 @@ class Material:
     @cached_property
     def layers(self) -> xr.DataArray:
         """A map (y, x) that shows the layers of the roll: all of an electrode, over all frames."""
-        there = [str(phase) for phase in self.maps["phase"].to_numpy()]
-        chosen = next((found for wanted in LAYERS if (found := [phase for phase in wanted if phase in there])), None)
-        if chosen is None:
-            raise NotPublishedError(f"no map of {self.key} shows an electrode; there are {', '.join(there)}")
-        return self.maps["intensity"].sel(phase=chosen).sum("phase", skipna=False).mean("frame", keep_attrs=True).rename("layers")
+        return show_layers(self.maps["intensity"]).mean("frame", keep_attrs=True)
 
     @cached_property
     def winding(self) -> Winding:
         """The winding of the roll, followed through `layers`."""
-        return follow_winding(self.layers)
+        return follow_winding(evened(self.layers))
 
     @cached_property
     def centre(self) -> Centre:
@@ -185,18 +187,22 @@ class Material:
             return unroll(intensity, centre=self.centre, along="angle")
         return unroll(intensity, winding=self.winding)
 
-    def _regions(self, number: int) -> xr.Dataset:
-        """Normal material, bends and agglomerates of a frame's anode, as `operandi.find_regions` gives them."""
-        frame = self.maps["intensity"].sel(frame=number)
-        silicon, graphite = (frame.sel(phase=name) if name in frame["phase"] else None for name in ("silicon", "graphite"))
-        layer = None if silicon is None else silicon > LAYER_SHARE * float(silicon.quantile(0.95))
-        return find_regions(self.winding, silicon=silicon, graphite=graphite, dstar=self.dstar(number)["dstar"], layer=layer)
-
-    def _region_profiles(self, number: int) -> xr.Dataset:
-        """Mean profile (region, q) of each region that is there, and its ``spread`` over the voxels, at small angles."""
-        labels, volume = self.regions(number)["region"], self.volume(number)["intensity"]
-        there = {label: name for label, name in REGIONS.items() if bool((labels == label).any())}
-        return region_profiles(volume.sel(q=slice(*SMALL_ANGLES)), labels, names=there)
+    def _regions(self, number: int) -> Regions:
+        """Regions of a frame as they were published, else made here of its maps and its volume."""
+        try:
+            found = self.result.frame(number).regions
+            table = self.result.region_table
+            label, profiles = found["label"], found[["intensity", "sigma", "spread"]]
+            table = cast("pd.DataFrame", table[table["frame"] == number])
+        except NotPublishedError:
+            maps = self.maps["intensity"].sel(frame=number, drop=True)
+            label = survey_regions(maps, self.dstar(number)["dstar"], layers=self.layers)["region"]
+            profiles = region_profiles(self.volume(number)["intensity"].sel(q=slice(*SMALL_ANGLES)), label)
+            table = region_table({"": profiles})
+        there = table["voxels"].to_numpy() > 0
+        if not there.any():
+            raise NotPublishedError(f"no regions were found in frame {number} of {self.key}: {table['reason'].to_numpy()[0]}")
+        return Regions(label, profiles.sel(region=list(table["region"][there])), cast("pd.DataFrame", table[there]))
 
     def _volume(self, number: int) -> xr.Dataset:
         return self.result.frame(number).volume

@@ -21,7 +21,7 @@ _STEPS = (0.06, 0.04, 0.03, 0.03)
 
 
 def find_corners(x, y, weight, limits, shape):
-    """The first corner of each row, going down in x.
+    """The first corner of each row, going down in x, from which y turns below the upper line, at once or further down.
 
     Parameters
     ----------
@@ -130,8 +130,8 @@ def _turn(to, top, start, corner, stop, h, r):
 
 @njit(cache=True, nogil=True)
 def _detect(x, to, top, first, stretch, below, significant, least, telling):
-    """1 and the x of the first point at which a turn counts; else 0, or -1 where at most points none would show."""
-    shown, tried = 0, 0
+    """1 and the x of the first point at which a turn counts, where any goes down; else 0, or -1 where at most points none would show."""
+    shown, tried, at = 0, 0, -np.inf
     for i in range(first, x.size - below + 1):
         stop = min(max(_index(x, x[i] - stretch), i + below), x.size)
         tried += 1
@@ -141,7 +141,9 @@ def _detect(x, to, top, first, stretch, below, significant, least, telling):
         error = 1 / np.sqrt(information)
         shown += significant * error < telling
         if abs(turn) > significant * error and abs(turn) > least:
-            return 1, x[i]
+            at = max(at, x[i])
+            if turn < 0:
+                return 1, at
     return (0 if 2 * shown > tried else -1), np.nan
 
 

@@ -341,12 +341,12 @@ def _make(state: State, span: scans.Span) -> Iterator[Product]:
     members = [state.closed[s] for s in span.sets]
     tomogram = frame_of(span, members, state.experiment, state.axis)
     yield from publication.map_products(tomogram, state.experiment, state.scales)
-    tomogram = tomogram.without_arrays()
+    maps, tomogram = tomogram.maps, tomogram.without_arrays()
     yield publication.provisional_row(tomogram, state.log, state.clock, covered=_covered(state, tomogram))
     yield from _unhurried(state)
     volume = volume_of(tomogram, members, state.experiment, state.axis, len(state.integrator.q))
     yield publication.volume_block(tomogram, volume)
-    yield from sizes.blocks(span.frame, volume, state.integrator.q, state.experiment.dstar)
+    yield from sizes.products(span.frame, maps, volume, state.integrator.q, state.experiment)
     yield from voxels.blocks(span.frame, volume, state.integrator, state.experiment, state.companions.references)
     del volume  # it is as large as all else
     flux = state.monitor_reference if state.experiment.corrections.monitor else None

@@ -92,7 +92,7 @@ def tree(experiment: Experiment, integrator: Integrator) -> Iterator[Product]:
         yield Array(("composites", "rgb"), ("frame", "composite", "y", "x", "rgb"), (0, *shape), (1, *shape), "uint8", 0,
                     metadata={"coords": coords})  # fmt: skip
     yield from straightening.tree(experiment)
-    yield from sizes.tree(experiment)
+    yield from sizes.tree(experiment, q, VOXEL_UNITS)
     yield from voxels.tree(experiment, VOXEL_UNITS)
     yield from completion.tree(experiment)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from operandi.errors import ExperimentError, ShapeError
 from operandi.experiment import Experiment
-from operandi.simulate.detectors import response
+from operandi.simulate.detectors import Response, response
 from operandi.simulate.devices import Acquisition, make_devices, position_units
 from operandi.simulate.exposures import Beam, Exposures
 from operandi.simulate.files import ImageFile, PositionFile
@@ -92,6 +92,7 @@ def rehearse(
     speed: float | None = None,
     cell: Cell | None = None,
     echem: ChargeCurve | None = None,
+    seen: Response | None = None,
     step: bool = False,
     seed: int = 0,
     beam: Beam | None = None,
@@ -102,7 +103,8 @@ def rehearse(
     """Measure a simulated cell exactly as ``experiment`` says.
 
     Images and positions are written below ``folder``, with ``truth.h5`` beside them, and the potentiostat's log where
-    the experiment expects it. With ``echem`` the cell is empty at its least charge and full at its greatest.
+    the experiment expects it. With ``echem`` the cell is empty at its least charge and full at its greatest; where that charge is constant,
+    the cell itself says when it is. ``seen`` is what the detector sees of what is in the cell (None: of the built-in materials).
     ``subscribers`` receive every document of the RunEngine. ``speed`` is virtual seconds for each real one (None: as
     fast as possible); the virtual clock starts at ``first_image_s`` (None: now), and does not change the images.
     ``on_image`` is called with the images written and planned.
@@ -125,10 +127,10 @@ def rehearse(
     schedule = plan_schedule(experiment)
     curve = paper_curve(schedule.duration_s) if echem is None else echem
     cell = _checked(cell, schedule) if cell is not None else fit_cell(schedule)
-    if echem is not None:
-        cell = replace(cell, capacity_mah=max(float(np.ptp(curve.charge_mah)), 1e-9), empty_mah=float(curve.charge_mah.min()))
+    if echem is not None and np.ptp(curve.charge_mah) > 0:
+        cell = replace(cell, capacity_mah=float(np.ptp(curve.charge_mah)), empty_mah=float(curve.charge_mah.min()))
     beam = beam or Beam()
-    detector = replace(response(experiment, strength=beam.strength), air_mm=beam.air_mm)
+    detector = seen or replace(response(experiment, strength=beam.strength), air_mm=beam.air_mm)
     exposures = Exposures(schedule, cell, curve, detector, start_s, seed, beam.drift)
     log = _start_log(experiment, schedule, curve, start_s)
     folder = Path(folder).absolute()

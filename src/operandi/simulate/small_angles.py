@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from operandi.experiment import Experiment, Geometry, Integration, Sample, Scan
-from operandi.simulate.detectors import image, response
+from operandi.simulate.beamline import Rehearsal, rehearse
+from operandi.simulate.detectors import Response, image, response
 from operandi.simulate.phantom import CAPACITY_MAH, Cell, Layout, jelly_roll
+from operandi.simulate.potentiostat import ChargeCurve, recorded_curve
 from operandi.simulate.projections import FINE, line_integrals
 from operandi.simulate.reference import silicon_of
 from operandi.simulate.states import ANODE, NORMAL
@@ -62,22 +65,38 @@ class StaticTomogram:
     seed: int = 0
     strength: float = 0.2
     """Of all counts; at 1 the brightest pixels would reach the end of the detector's range."""
+    layout: Layout = Layout(agglomerate=AGGLOMERATE)
 
     @property
     def cell(self) -> Cell:
         """The built-in jelly roll, on a grid finer than the scan's."""
         scan = self.experiment.scan
-        return jelly_roll(scan.translations * FINE, self._pitch_mm / FINE, Layout(agglomerate=AGGLOMERATE))
+        return jelly_roll(scan.translations * FINE, self._pitch_mm / FINE, self.layout)
 
     @property
     def _pitch_mm(self) -> float:
         scan = self.experiment.scan
         return (scan.translation_stop_mm - scan.translation_start_mm) / (scan.translations - 1)
 
+    @property
+    def seen(self) -> Response:
+        """What the detector sees of each material."""
+        return response(self.experiment, strength=self.strength, scatterers=silicon_of(self.age, self.state))
+
+    @property
+    def charge(self) -> ChargeCurve:
+        """The circuit is open: the charge stays as it is, and so does the voltage."""
+        q, v = (CAPACITY_MAH, 4.16) if self.state == "charged" else (0.0, 2.9)
+        return recorded_curve(np.array([0.0, 1.0]), np.full(2, q), np.full(2, v), np.zeros(2))
+
+    def measure(self, folder: Path, **options: Any) -> Rehearsal:
+        """Have the simulated beamline measure it, by a RunEngine and into files; options are those of `rehearse`."""
+        return rehearse(self.experiment, folder=folder, cell=self.cell, echem=self.charge, seen=self.seen, seed=self.seed, **options)
+
     def lines(self) -> Iterator[tuple[float, np.ndarray]]:
         """For each rotation (deg) the images (translation, row, column), in increasing order of translation."""
         scan, cell = self.experiment.scan, self.cell
-        seen = response(self.experiment, strength=self.strength, scatterers=silicon_of(self.age, self.state))
+        seen = self.seen
         at = np.linspace(scan.translation_start_mm, scan.translation_stop_mm, scan.translations)
         charge = np.full(scan.translations, CAPACITY_MAH if self.state == "charged" else 0.0)
         for line in range(scan.rotations_per_set):

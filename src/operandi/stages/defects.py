@@ -23,6 +23,8 @@ CRITICAL_UM = 50.0
 _EIGHT = np.ones((3, 3), int)
 _FEWEST_TO_ALIGN = 3
 _COMPACT_PX = 0.8
+_LEAST_DSTAR = 0.02
+"""Least relative scatter of d*: what a fit of a voxel's profile is exact to, at best."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,12 @@ class Evidence:
 
     def together(self) -> np.ndarray:
         return _together(self.composition, self.structure)
+
+    def of_agglomerate(self, bent: np.ndarray) -> np.ndarray:
+        """Both together, but no more than twice the composition where that is known, nor than it in a bend."""
+        score, known = self.together(), np.isfinite(self.composition)
+        most = np.where(known, 2 * self.composition, np.inf)
+        return np.minimum(score, np.where(bent, np.nan_to_num(self.composition), most))
 
 
 def _together(*scores: np.ndarray) -> np.ndarray:
@@ -57,10 +65,11 @@ def find_regions(
 ) -> xr.Dataset:
     """Tell normal material, bends and agglomerates apart, and measure each defect.
 
-    A bend is where the winding departs from the smooth spiral (`bends.find_bends`). An agglomerate is where silicon, graphite (inverted)
-    and d* (inverted) together, averaged over neighbouring voxels, differ from the same depth of the electrode nearby by more than
-    ``threshold`` standard deviations; it reaches as far as they differ by half of what they do in its middle. d* alone does not make an
-    agglomerate within a bend, where it is lower too.
+    A bend is where the winding departs from the smooth spiral (`bends.find_bends`), and where d* is lower beside a place, at the same
+    azimuth in any turn, where it departs by half of that at least. An agglomerate is where silicon, graphite (inverted) and d* (inverted)
+    together, averaged over neighbouring voxels, differ from the same depth of the electrode nearby by more than ``threshold`` standard
+    deviations; it reaches as far as they differ by half of what they do in its middle. Where silicon or graphite is known, d* alone makes
+    none: in a bend it is lower too.
 
     Parameters
     ----------
@@ -91,12 +100,12 @@ def find_regions(
         inside &= np.nan_to_num(maps["layer"].to_numpy()).astype(bool)
     if not inside.any():
         raise ShapeError("no voxel of the layer lies in the roll: the region is empty; give another layer, or the winding of this cell")
-    bent, departure, tightness = _bent(winding, coordinates)
+    bent, beside, departure, tightness = _bent(winding, coordinates)
     evidence = _evidence(winding, coordinates, maps, inside)
     score = evidence.together()
     region = np.where(inside, NORMAL, OUTSIDE).astype(np.int8)
-    region[inside & bent] = BEND
-    region[_agglomerates(score, evidence.composition, bent, inside, threshold)] = AGGLOMERATE
+    region[inside & (bent | (beside & _stand_out(evidence.structure, inside, threshold)))] = BEND
+    region[_stand_out(evidence.of_agglomerate(bent), inside, threshold)] = AGGLOMERATE
     fields = _Fields(winding, coordinates, region, score, departure, tightness, critical_um)
     return _dataset(fields, first)
 
@@ -115,8 +124,8 @@ def _aligned(maps: dict[str, xr.DataArray]) -> dict[str, xr.DataArray]:
     return maps
 
 
-def _bent(winding: Winding, coordinates: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Whether each voxel (y, x) lies in a bend; the departure of its winding, mm; and the curvature there, 1/mm."""
+def _bent(winding: Winding, coordinates: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Whether each voxel (y, x) lies in a bend, or beside what may be one; the departure of its winding, mm, and its curvature, 1/mm."""
     spiral, pixel = winding.spiral, winding.grid.pixel
     found = bends.find_bends(spiral, 2 * electrodes.half_thickness(spiral))
     theta = coordinates["turn"].to_numpy() * 2 * np.pi
@@ -125,7 +134,7 @@ def _bent(winding: Winding, coordinates: xr.Dataset) -> tuple[np.ndarray, np.nda
     bent = known & (np.interp(safe, spiral.theta, found.bent.astype(float)) > 0.5)
     along = (np.where(known, np.interp(safe, spiral.theta, a), np.nan) for a in (found.departure * pixel, found.curvature / pixel))
     departure, curvature = along
-    return bent, departure, curvature
+    return bent, known & bends.beside(found.hinted, spiral.theta, safe), departure, curvature
 
 
 def _evidence(winding: Winding, coordinates: xr.Dataset, maps: dict[str, xr.DataArray], inside: np.ndarray) -> Evidence:
@@ -149,21 +158,22 @@ def _evidence(winding: Winding, coordinates: xr.Dataset, maps: dict[str, xr.Data
         values = maps["dstar"].to_numpy().astype(float)
         usual = peers.share_known(values, at, inside, depths) > 0.5
         # Where the layer has no d*, one that is there counts by how rare it is: as three standard deviations.
-        structure = np.where(usual, peers.against_layer(-values, at, inside, depths), np.where(inside & np.isfinite(values), 3.0, np.nan))
+        structure = np.where(
+            usual, peers.against_layer(-values, at, inside, depths, least=_LEAST_DSTAR), np.where(inside & np.isfinite(values), 3.0, np.nan)
+        )
     return Evidence(composition, structure)
 
 
-def _agglomerates(score: np.ndarray, composition: np.ndarray, bent: np.ndarray, inside: np.ndarray, threshold: float) -> np.ndarray:
+def _stand_out(score: np.ndarray, inside: np.ndarray, threshold: float) -> np.ndarray:
     """True in compact groups that together stand out, as far as they differ by half of what they do in their middle."""
-    score, composition = np.nan_to_num(score), np.nan_to_num(composition)
-    strength = np.where(inside, np.where(bent, np.minimum(score, composition), score), 0)
+    strength = np.where(inside, np.nan_to_num(score), 0)
     known = ndimage.gaussian_filter(inside.astype(float), _COMPACT_PX)
     mean = np.where(inside, ndimage.gaussian_filter(strength, _COMPACT_PX) / np.maximum(known, 1e-3), 0)
     # The mean of independent voxels scatters by this, if all of them are known.
     together = mean * np.sqrt(4 * np.pi) * _COMPACT_PX * np.sqrt(np.minimum(known, 1))
     groups, n = _grouped((np.maximum(together, strength) > threshold / 2) & (strength > 0))
     if n == 0:
-        return np.zeros(score.shape, bool)
+        return np.zeros(strength.shape, bool)
     numbers = np.arange(1, n + 1)
     found = ndimage.maximum(np.maximum(together, strength), groups, numbers) > threshold
     height = ndimage.maximum(mean, groups, numbers)

@@ -3,7 +3,8 @@
 A power law is a straight line in log-log. Going from high q to low q, q* is where the profile turns away from it, and d* = 2π/q*. A turn at
 q_h shows as c in ``y = a - p x + c max(x_h - x, 0)`` with x = ln q, y = ln I, between the points that decide the power law and a stretch
 below x_h; c over its error, for every x_h, tells whether there is one. That of the first stretch where it is significant is then placed
-by least squares, between the points.
+by least squares, between the points. A profile that only rises above its power law has no d*: what scatters more at low q is large, as
+pores, or the beam itself.
 """
 
 import numpy as np

@@ -10,12 +10,14 @@ _LEAST_PEERS = 8
 _LOW_PERCENT, _LOW_SIGMAS = 2.5, 1.96
 
 
-def against_layer(values: np.ndarray, at: ElectrodePositions, inside: np.ndarray, depths: int, both_tails: bool = False) -> np.ndarray:
+def against_layer(
+    values: np.ndarray, at: ElectrodePositions, inside: np.ndarray, depths: int, *, both_tails: bool = False, least: float = 0.05
+) -> np.ndarray:
     """How many standard deviations each voxel (y, x) lies above its peers; NaN where it or most of its peers are unknown.
 
     Peers lie in the same of ``depths`` slices of the winding, within a quarter of a turn either way. Their deviation is the larger of that
     from the median absolute deviation and from the lowest 2.5 % (and highest, with ``both_tails``): at the faces of a layer voxels are
-    part of two, which is no normal scatter. It is at least half of that of the whole map, and 5 % of its typical value.
+    part of two, which is no normal scatter. It is at least half of that of the whole map, and ``least`` of its typical value.
     """
     scores = np.full(values.shape, np.nan)
     usable = inside & np.isfinite(values) & np.isfinite(at.theta)
@@ -33,7 +35,7 @@ def against_layer(values: np.ndarray, at: ElectrodePositions, inside: np.ndarray
     if not known.any():
         return scores
     usual = 1.4826 * float(np.median(np.abs(left[known])))
-    floor = max(0.5 * usual, 0.05 * float(np.percentile(np.abs(values[known]), 90)), np.finfo(float).tiny)
+    floor = max(0.5 * usual, least * float(np.percentile(np.abs(values[known]), 90)), np.finfo(float).tiny)
     return np.where(known, left / np.maximum(spread, floor), np.nan)
 
 

@@ -8,8 +8,9 @@ import pandas as pd
 import xarray as xr
 
 from operandi.errors import ShapeError
-from operandi.stages import defects
+from operandi.stages import anodes, defects
 from operandi.stages.dstar import fit_dstar
+from operandi.stages.unrolling import follow_winding
 
 REGIONS: Mapping[int, str] = dict(list(enumerate(defects.REGIONS))[1:])
 """Labels of a map of regions; 0 is outside of all."""
@@ -26,6 +27,34 @@ TABLE_COLUMNS: Mapping[str, str] = {
 """Columns of `region_table`, for a table of the published tree."""
 
 
+def survey_regions(maps: xr.DataArray, dstar: xr.DataArray | None = None, *, layers: xr.DataArray | None = None) -> xr.Dataset:
+    """Normal material, bends and agglomerates of a slice, from its maps alone: the winding is followed, and the anode looked at.
+
+    Parameters
+    ----------
+    maps : (phase, y, x), mm; of graphite, LiC12 and LiC6, and of silicon, whichever there are.
+    dstar : (y, x) nm, NaN is *none*; outside of the anode it is not looked at.
+    layers : (y, x) a map by which to follow the winding; the best of ``maps`` if not given.
+
+    Returns
+    -------
+    What `find_regions` gives, and ``anode`` (y, x) bool.
+
+    Raises
+    ------
+    ShapeError
+        No map shows an electrode, its winding cannot be followed, or no layer stands out.
+    """
+    layers = anodes.show_layers(maps) if layers is None else layers
+    winding = follow_winding(anodes.evened(layers))
+    anode = anodes.find_anode(winding, anodes.show_layers(maps, anodes.ANODE))
+    phases = [str(phase) for phase in maps["phase"].to_numpy()]
+    carbon = anodes.show_layers(maps, anodes.ANODE[:1]) if "graphite" in phases else None
+    silicon = maps.sel(phase="silicon", drop=True) if "silicon" in phases else None
+    found = defects.find_regions(winding, silicon=silicon, graphite=carbon, dstar=dstar, layer=anode)
+    return found.assign(anode=anode)
+
+
 def region_profiles(volume: xr.DataArray | xr.Dataset, labels: xr.DataArray, *, names: Mapping[int, str] = REGIONS) -> xr.Dataset:
     """The mean profile of each region, of small or of wide angles, and how much its voxels differ.
 
@@ -38,8 +67,8 @@ def region_profiles(volume: xr.DataArray | xr.Dataset, labels: xr.DataArray, *, 
     Returns
     -------
     Dataset (region, q): `intensity`, the mean; `spread`, the standard deviation of its voxels; `sigma`, that of the mean: by the voxels'
-    own, taken as independent, where there are, else by their spread; and (region) `voxels`, how many have been measured. A region
-    without voxels is NaN, as is the spread of one voxel.
+    own, taken as independent, where there are, else by what they scatter when each is scaled to the mean, for how full a voxel is changes
+    no profile's form; and (region) `voxels`, how many have been measured. A region without voxels is NaN, as is the spread of one voxel.
 
     Raises
     ------
@@ -72,8 +101,12 @@ def _mean(values: np.ndarray, sigma: np.ndarray | None) -> tuple[np.ndarray, np.
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.where(good, values, 0).sum(axis=0) / n
         spread = np.sqrt(np.where(good, (values - mean) ** 2, 0).sum(axis=0) / np.where(n > 1, n - 1, np.nan))
-        error = spread / np.sqrt(n) if sigma is None else np.sqrt(np.where(good, sigma.astype(np.float64) ** 2, 0).sum(axis=0)) / n
-    return mean, error, spread
+        if sigma is not None:
+            return mean, np.sqrt(np.where(good, sigma.astype(np.float64) ** 2, 0).sum(axis=0)) / n, spread
+        relative = np.where(good & (mean != 0), values / mean, np.nan)
+        scale = np.nansum(relative, axis=1, keepdims=True) / np.isfinite(relative).sum(axis=1, keepdims=True)
+        form = np.sqrt(np.where(good, (values - scale * mean) ** 2, 0).sum(axis=0) / np.where(n > 1, n - 1, np.nan))
+    return mean, form / np.sqrt(n), spread
 
 
 def region_table(states: Mapping[str, xr.Dataset], **how: Any) -> pd.DataFrame:
