@@ -131,7 +131,7 @@ def test_maps_are_there_and_told_of_before_the_volume_is_made_and_the_frame_is_c
     monkeypatch.setattr(fold, "volume_of", noted)
     state, _ = pipeline.begin(experiment(), Given())  # pyright: ignore[reportArgumentType]
     for product in pipeline.step(state, exposures(np.arange(1, 2 * PER_SET + 1))):
-        happened.append(product.path)  # noqa: PERF402  # pyright: ignore[reportAttributeAccessIssue]
+        happened.append(product.path)  # noqa: PERF401  # pyright: ignore[reportAttributeAccessIssue]
     order = (("maps", "sigma"), PROVISIONAL, ("made",), ("volumes", "intensity"), ("sinograms", "0000"), STEPS)
     places = [happened.index(one) for one in order]
     assert places == sorted(places)
