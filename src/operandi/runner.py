@@ -38,8 +38,8 @@ POLL_S = 0.2
 PATIENCE_S = 10.0
 DRAIN_S = 60.0
 """How long the end of a run waits for a server that is away."""
-HASTE_S = 1.0
-"""How long a frame's volume, which takes every processor, waits for the server to take its maps."""
+HASTE_S = 0.5
+"""How long a frame's volume, which takes every processor, waits in a live run for the server to take its maps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,8 @@ class Processing:
     webhook: Webhook | None = None
     blind: str = ""
     """Why the temperature cannot be watched."""
+    haste_s: float = 0.0
+    """How long a frame's volume waits until its maps are out."""
     began: float = field(default_factory=time.monotonic)
     pools: ThreadpoolController = field(default_factory=ThreadpoolController)
 
@@ -127,6 +129,7 @@ class Processing:
         address = experiment.publishing.webhook if live else None
         webhook = None if address is None else Webhook(address)
         processing = cls(experiment, sink, on_status, state, status, alerts.Watch(experiment, live=live), webhook)
+        processing.haste_s = HASTE_S if live else 0.0
         processing._apply(products)
         return processing
 
@@ -196,7 +199,7 @@ class Processing:
             for product in products:
                 self.sink.apply(product)
                 if isinstance(product, Rows) and product.path == PROVISIONAL:
-                    self.sink.drain(HASTE_S)
+                    self.sink.drain(self.haste_s)
                 elif isinstance(product, Rows) and product.path == STEPS:
                     self.status = replace(self.status, frames=self.status.frames + 1)
 
