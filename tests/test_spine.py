@@ -28,7 +28,7 @@ from operandi.sources.journal import Journal
 from operandi.worker import STATUS_FILE, replay, run_worker
 
 IMAGES = SETS * IMAGES_PER_SET
-KILLS = 3
+KILLS = int(os.environ.get("OPERANDI_KILLS", "3"))
 
 
 @pytest.fixture(scope="module")
