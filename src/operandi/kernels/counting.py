@@ -11,7 +11,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from operandi.kernels.lanes import AHEAD, LANES, PATCH, SPAN
+from operandi.kernels.lanes import AHEAD, LANES, PATCH, SPAN, fetch, transposed
 
 SMALL = 1023
 """Counts up to this are small: 64 of them fit 16 bits."""
@@ -38,30 +38,6 @@ def _at(builder, data, index, kind):
     return builder.bitcast(builder.gep(data, [index]), kind.as_pointer())
 
 
-def _fetch(builder, address, n_bytes):
-    """Ask for the memory ``n_bytes`` behind an address; nothing happens where there is none."""
-    byte = _I8.as_pointer()
-    kind = ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
-    function = builder.module.declare_intrinsic("llvm.prefetch", (byte,), kind)
-    builder.call(function, [builder.gep(builder.bitcast(address, byte), [_I32(n_bytes)]), _I32(0), _I32(3), _I32(1)])
-
-
-def _transposed(builder, rows):
-    """Eight vectors of eight, transposed: in pairs, then in fours, then in halves."""
-    for masks in (
-        ([0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]),
-        ([0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]),
-        ([0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]),
-    ):
-        distance = 1 if masks[0][1] == 8 else 2 if masks[0][2] == 8 else 4
-        out = [None] * _EIGHT
-        for low in (i for i in range(_EIGHT) if not i & distance):
-            for place, mask in zip((low, low + distance), masks, strict=True):
-                out[place] = builder.shuffle_vector(rows[low], rows[low + distance], ir.Constant(_WORDS, mask))
-        rows = out
-    return [rows[i] for i in (0, 2, 1, 3, 4, 6, 5, 7)]
-
-
 @intrinsic
 def _pack_eight(typing, images, pixel, first, last, used, tile, row):
     """Transpose eight pixels of the images first … first + 15, none above last, into eight rows of the tile.
@@ -81,12 +57,12 @@ def _pack_eight(typing, images, pixel, first, last, used, tile, row):
             image = builder.select(builder.icmp_signed("<", image, last), image, last)
             place = _at(builder, data, builder.add(builder.mul(image, pixels), pixel), element)
             counts.append(builder.load(place, align=number.bitwidth // 8))
-            _fetch(builder, place, AHEAD)
+            fetch(builder, place, AHEAD)
             if number.bitwidth < 32:
                 counts[-1] = builder.zext(counts[-1], _WORDS)
             any_bit = builder.or_(any_bit, counts[-1])
         rows = [builder.or_(low, builder.shl(up, _all(_WORDS, 16))) for low, up in zip(counts[:_EIGHT], counts[_EIGHT:], strict=True)]
-        for k, column in enumerate(_transposed(builder, rows)):
+        for k, column in enumerate(transposed(builder, rows)):
             index = builder.mul(builder.add(row, ir.Constant(row.type, k)), ir.Constant(row.type, LANES))
             builder.store(column, _at(builder, out, index, _WORDS), align=4)
         counted = builder.load(_at(builder, use, row, ir.VectorType(_I8, _EIGHT)), align=1)

@@ -47,7 +47,7 @@ def _spread(builder, scalar, n):
     return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), _vector(_I32, 0, n))
 
 
-def _fetch(builder, address, n_bytes):
+def fetch(builder, address, n_bytes):
     """Ask for the memory ``n_bytes`` behind an address; nothing happens where there is none."""
     byte = ir.IntType(8).as_pointer()
     kind = ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
@@ -62,7 +62,7 @@ def _multiply_add(builder, a, b, c):
     return builder.call(function, [a, b, c])
 
 
-def _transposed(builder, rows):
+def transposed(builder, rows):
     """Eight vectors of eight, transposed: in pairs, then in fours, then in halves."""
     for masks in (
         ([0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]),
@@ -138,12 +138,12 @@ def _load_eight(typing, images, pixel, first, last, low, high, used, tile, row):
                     context, builder, signature.args[0], images, builder.add(builder.mul(image, pixels), pixel), element, _EIGHT
                 )
                 counts = builder.load(place, align=number.bitwidth // 8)
-                _fetch(builder, place, AHEAD)
+                fetch(builder, place, AHEAD)
                 worst = outside.gather(worst, counts)
                 if not isinstance(number, types.Float):
                     counts = (builder.sitofp if number.signed else builder.uitofp)(counts, floats)
                 rows.append(counts)
-            for k, column in enumerate(_transposed(builder, rows)):
+            for k, column in enumerate(transposed(builder, rows)):
                 index = builder.add(builder.mul(row, ir.Constant(row.type, LANES)), ir.Constant(row.type, k * LANES + half))
                 builder.store(column, _address(context, builder, signature.args[7], tile, index, _F32, _EIGHT), align=4)
         flags = builder.load(_address(context, builder, signature.args[6], used, row, ir.IntType(8), _EIGHT), align=1)

@@ -15,7 +15,7 @@ import numpy as np
 from operandi.errors import ShapeError
 from operandi.kernels import backprojection as kernel
 from operandi.stages.filters import filter_taps, tap_lists
-from operandi.stages.volumes import Chain, Geometry, aligned, count_finite, real_array
+from operandi.stages.volumes import Chain, Geometry, aligned, count_finite, filter_sources, real_array
 
 _PASSES = 128
 """After so many additions and removals each slab of channels has been computed anew: rounding errors of float32 then can't add up."""
@@ -158,13 +158,9 @@ class GrowingVolume:
         return first, min(width, self.n_channels - first)
 
     def _add_few(self, sources: list[tuple[np.ndarray, np.ndarray]], rotation: np.ndarray, weights: np.ndarray) -> None:
-        n, angle, begin = self.geometry.n_samples, np.deg2rad(rotation), 0
-        for values, order in sources:
-            part = slice(begin, begin + len(order))
-            if len(order):
-                kernel.filter_slab(values, order, 0, *self._taps(), weights[part], self._slab[:, part])
-            begin = part.stop
-        kernel.add_projections(self._slab[:, :begin], *kernel.beams(np.cos(angle), np.sin(angle), self.geometry.centre, n, n), self.volume)
+        n, angle, slab = self.geometry.n_samples, np.deg2rad(rotation), self._slab[:, : len(rotation)]
+        filter_sources(sources, 0, self._taps(), weights, slab)
+        kernel.add_projections(slab, *kernel.beams(np.cos(angle), np.sin(angle), self.geometry.centre, n, n), self.volume)
 
     def _taps(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return tap_lists(filter_taps(self.filter, self.geometry.n_samples, self.geometry.pitch_mm))

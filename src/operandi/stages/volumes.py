@@ -335,15 +335,26 @@ class Chain:
 
         ``channels`` are the first of the volume's and how many, at most ``width``.
         """
-        begin = 0
-        for values, order in sources:
-            part = slice(begin, begin + len(order))
-            if len(order):
-                kernel.filter_slab(values, order, source, *self.taps, self.weights[part], self.slab[:, part])
-            begin = part.stop
+        filter_sources(sources, source, self.taps, self.weights, self.slab)
         if len(self.slab) == 2:
             self.slab[1, :, -2] = 0.0  # the last sample has no neighbour to be correlated with
         kernel.backproject_slab(self.slab, channels, *self.beams, volume, add)
+
+
+def filter_sources(
+    sources: Sequence[tuple[np.ndarray, np.ndarray]],
+    first: int,
+    taps: tuple[np.ndarray, np.ndarray, np.ndarray],
+    weights: np.ndarray,
+    slab: np.ndarray,
+) -> None:
+    """Filter channels from ``first`` on of finite projections, by their order in each array, one array after the other, into ``slab``."""
+    begin = 0
+    for values, order in sources:
+        part = slice(begin, begin + len(order))
+        if len(order):
+            kernel.filter_slab(values, order, first, *taps, weights[part], slab[:, part])
+        begin = part.stop
 
 
 def _width(n_rows: int) -> int:
