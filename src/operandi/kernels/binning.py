@@ -20,6 +20,8 @@ GROUP = 8
 """Blocks of sixteen images at work at a time, which bounds the memory for their sums."""
 LONGEST_RUN = 64
 """Entries that are summed in single precision before they are added to sums in double."""
+_compiled: set[tuple[str, bool, bool]] = set()
+"""Kinds of images for which this process has called the kernels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +197,9 @@ def _bin_group(operator: Operator, images: np.ndarray, limits: Limits) -> tuple[
             patches, sums[0][:] = patches[:left], sums[0] + counted
         sum_patches(images, block * LANES, patches, (*entries, operator.shares), fields, has_dark, values, *sums)
 
-    run_units(sum_unit, shape[0] * STRETCHES)
+    compiled_for = (images.dtype.str, images.flags.writeable, counts and operator.only is not None)
+    run_units(sum_unit, shape[0] * STRETCHES, alone=compiled_for not in _compiled)
+    _compiled.add(compiled_for)
     sums = totals.sum(axis=1)
     norm = np.broadcast_to(operator.norm[:, None], (shape[0], shape[2], LANES))
     if lost.any():
