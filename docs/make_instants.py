@@ -17,6 +17,7 @@ from reacting import CHANNELS, NOISE, SET_S, effective_times_of_all, measure, qu
 from operandi.stages.instants import Projections, instant_sinogram, instant_sinograms  # noqa: E402
 from operandi.stages.moments import SINGLE, course_times, voxel_times  # noqa: E402
 from operandi.stages.temporal import learn  # noqa: E402
+from operandi.stages.trends import with_trend  # noqa: E402
 from operandi.stages.volumes import partial_volume  # noqa: E402
 
 PICTURE = ROOT / "docs" / "images" / "instants.png"
@@ -33,6 +34,7 @@ def main() -> None:
         cell.rotation_deg.ravel(), cell.curve.charge(cell.time_s).mean(axis=2).ravel(), flat, np.full(flat.shape, sigma**2)
     )
     model = learn(measured.intensity, measured.variance, measured.rotation_deg, measured.progress)
+    model = with_trend(measured, model, cell.translation_mm, 0.0)
     print("frame  charge, mAh  error of the instant / sliding: linear  quadratic  model   asymmetry: linear  quadratic  model")
     for frame in range(9):
         print(_row(cell, noisy, measured, model, frame))

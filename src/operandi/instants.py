@@ -46,14 +46,14 @@ def instant_dataset(asked: Asked, projections: xr.Dataset, echem: pd.DataFrame, 
     sets = _sets(projections, scan["rotations_per_set"])
     time = _time(asked, sets, log)
     behind = _behind(sets, time, scan, log if asked.charge_mah is not None else None)
-    course = course_of(behind, log, learned=asked.scheme == "model")
+    translation = np.asarray(projections["translation"])
+    view = View(translation, axis_mm, about["experiment"]["reconstruction"]["filter"])
+    course = course_of(behind, log, view, learned=asked.scheme == "model")
     if asked.scheme == "model" and course.model is None:
         raise NotPublishedError(f"sets {[one.number for one in behind]} do not tell of one moment (yet): {course.reason}")
     moment = float(charge.at(log, time, gap_s=LOG_GAP_S).charge) if course.by_charge else time
     if course.by_charge and asked.charge_mah is not None:
         moment = asked.charge_mah
-    translation = np.asarray(projections["translation"])
-    view = View(translation, axis_mm, about["experiment"]["reconstruction"]["filter"])
     made = instant_maps(course, moment, view, asked.scheme)
     grid, units = grid_mm(translation), {"units": "counts/mm/angstrom"}
     place = {axis: (axis, grid, {"units": "mm"}) for axis in ("y", "x")}

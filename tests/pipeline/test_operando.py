@@ -199,7 +199,7 @@ def test_a_projection_that_takes_as_long_as_its_set_has_the_progress_of_its_stre
     random = np.random.default_rng(0)
     time = np.broadcast_to(np.arange(11.0), (6, 11))
     sets = [PhaseSet(s, np.arange(6) * 30.0, time + 11 * s, random.random((6, 11, 2)), np.ones((6, 11, 2))) for s in range(3)]
-    course = course_of(sets, Log.empty())
+    course = course_of(sets, Log.empty(), View(np.linspace(-1, 1, 11), 0.0))
     assert course.projections.progress.shape == (18, 11)
     np.testing.assert_array_equal(course.projections.progress[0], time[0])
     assert View(np.linspace(-1, 1, 11), 0.0).maps(sets[0].intensity, sets[0].rotation_deg).shape == (2, 11, 11)

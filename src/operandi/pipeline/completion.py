@@ -121,14 +121,14 @@ def commit(
     yield from _moment_blocks(tomogram, completion.moments[tomogram.span.frame], log)
     behind = [completion.sets[n] for n in sets_behind(experiment.scan, tomogram.span) if n in completion.sets]
     there = [one for one in behind if one.number <= tomogram.span.set_last or log.covers(one.ends)]
-    yield from _instant(tomogram, course_of(there, log), view, log)[0]
+    yield from _instant(tomogram, course_of(there, log, view), view, log)[0]
 
 
 def finish(completion: Completion, tomogram: Tomogram, experiment: Experiment, view: View, log: charge.Log) -> Iterator[Product]:
     """The final moments, instant and convergence of a frame, and the row that says so."""
     scan, span = experiment.scan, tomogram.span
     sets = [completion.sets[n] for n in sets_behind(scan, span) if n in completion.sets]
-    window, course = [completion.sets[n] for n in span.sets], course_of(sets, log)
+    window, course = [completion.sets[n] for n in span.sets], course_of(sets, log, view)
     moments = measured_moments(completion.moments.pop(span.frame), window, course, log, view)
     yield from _moment_blocks(tomogram, moments, log)
     blocks, told = _instant(tomogram, course, view, log)

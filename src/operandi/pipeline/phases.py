@@ -14,6 +14,7 @@ from operandi.stages import charge
 from operandi.stages.instants import Instant, Projections, Scheme, instant_sinogram
 from operandi.stages.sinograms import fill_gaps, usable_projections
 from operandi.stages.temporal import TemporalModel, learn
+from operandi.stages.trends import with_trend
 from operandi.stages.volumes import partial_variance, partial_volume
 
 LOG_GAP_S = 600.0
@@ -87,7 +88,7 @@ class InstantMaps:
     instant: Instant
 
 
-def course_of(sets: Sequence[PhaseSet], log: charge.Log, *, by_charge: bool = True, learned: bool = True) -> Course:
+def course_of(sets: Sequence[PhaseSet], log: charge.Log, view: View, *, by_charge: bool = True, learned: bool = True) -> Course:
     """The projections of some sets, in the order in which they were measured, and the temporal model that they teach.
 
     Projections of which less than half is measured are left out, and single missing cells interpolated, as in any frame.
@@ -114,7 +115,7 @@ def course_of(sets: Sequence[PhaseSet], log: charge.Log, *, by_charge: bool = Tr
     noise = np.sqrt(spread.mean(axis=(0, 1), dtype=np.float64)) if len(spread) else np.ones(len(phases))
     noise = np.where(noise > 0, noise, 1.0).astype(np.float32)
     projections = Projections(rotation[usable], progress, filled / noise, spread / noise**2)
-    model, reason = _learn(projections, len(sets)) if learned else (None, "")
+    model, reason = _learn(projections, len(sets), view) if learned else (None, "")
     return Course(projections, phases, intensity.shape[2], noise, known, origin, model, reason)
 
 
@@ -135,13 +136,14 @@ def _progress(values: np.ndarray, time: np.ndarray) -> np.ndarray:
     return means[:, np.repeat(np.arange(len(blocks)), [len(b) for b in blocks])]
 
 
-def _learn(projections: Projections, n_sets: int) -> tuple[TemporalModel | None, str]:
+def _learn(projections: Projections, n_sets: int, view: View) -> tuple[TemporalModel | None, str]:
     """The model, or None and the reason."""
     if n_sets < 2 or not projections.intensity.size:
         return None, "a single set shows no change: at least two are needed"
     progress = projections.progress if projections.progress.ndim == 1 else projections.progress.mean(axis=1)
     try:
-        return learn(projections.intensity, projections.variance, projections.rotation_deg, progress), ""
+        model = learn(projections.intensity, projections.variance, projections.rotation_deg, progress)
+        return with_trend(projections, model, view.translation_mm, view.axis_mm), ""
     except ShapeError as error:
         return None, str(error)
 

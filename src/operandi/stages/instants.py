@@ -7,7 +7,7 @@ projection each; what comes out is reconstructed like any sinogram.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -98,6 +98,9 @@ def instant_sinograms(
         raise ShapeError(f"no angle is measured twice: {scheme} interpolation needs repetitions, use the scheme 'model'")
     measured = np.isfinite(projections.intensity).any(axis=2)
     progress = np.broadcast_to(projections.progress.reshape(len(angle), -1), measured.shape)
+    trend = model.trend if scheme == "model" and model else None
+    if trend is not None:
+        projections = replace(projections, intensity=projections.intensity - trend.at(angle, projections.progress))
     measured &= np.isfinite(progress) & np.isfinite(projections.rotation_deg)[:, None]
     parts = _parts(projections, measured, smoothed=model is not None and scheme == "model" and model.coarse is not None)
     intensity, variance = np.full((2, wanted.size, rows.size, *projections.intensity.shape[1:]), np.nan, np.float32)
@@ -111,6 +114,8 @@ def instant_sinograms(
         for i, (fine, coarse) in enumerate(weights):
             here = np.ix_(there, columns)
             intensity[i][here], variance[i][here] = _combine(some, fine, coarse)
+    if trend is not None:
+        intensity += np.stack([trend.at(rows, np.full(rows.size, moment)) for moment in wanted])
     sides = [_sides(progress, measured, row, float(moment)) for moment in wanted]
     return [Instant(float(wanted[i]), rows, intensity[i], variance[i], *sides[i]) for i in range(wanted.size)]
 

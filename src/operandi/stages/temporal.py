@@ -13,11 +13,14 @@ further around, which were taken at other moments. Without it a phase that begin
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from operandi.errors import ShapeError
+
+if TYPE_CHECKING:
+    from operandi.stages.trends import Trend
 
 SAME_ANGLE_DEG = 0.05
 """Projections closer than this are repetitions of one angle: an encoder's noise, far below the blur of a voxel at the rim."""
@@ -72,10 +75,14 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class TemporalModel:
-    """How projections change: their ``coarse`` part, smoothed along the translations, and the ``fine`` rest; None: all of it is fine."""
+    """How projections change: their ``coarse`` part, smoothed along the translations, and the ``fine`` rest; None: all of it is fine.
+
+    With a ``trend``, what the cell does as a whole, both are of what it leaves.
+    """
 
     fine: Band
     coarse: Band | None = None
+    trend: "Trend | None" = None
 
     @property
     def bands(self) -> tuple[Band, ...]:
