@@ -81,6 +81,8 @@ def test_a_trend_is_left_out_where_it_cannot_be_told():
     assert with_trend(replace(projections, intensity=torn), model, *place) is model
     assert with_trend(replace(projections, progress=wide), model, *place) is model
     assert with_trend(projections, pooled, *place) is pooled
+    resting = replace(projections, progress=np.full_like(projections.progress, 3.0))
+    assert with_trend(resting, model, *place) is model
 
 
 @pytest.mark.parametrize("axis_mm", [0.0, 0.11])

@@ -43,7 +43,8 @@ class Trend:
 def with_trend(projections: Projections, model: TemporalModel, translation_mm: np.ndarray, axis_mm: float) -> TemporalModel:
     """The model of what the change of the cell as a whole leaves, together with that change.
 
-    The ``model`` itself where it serves any channel, and where projections have gaps or last about as long as their sets.
+    The ``model`` itself where it serves any channel, and where the reaction stands still or projections have gaps or last about as long as
+    their sets.
 
     Parameters
     ----------
@@ -51,7 +52,7 @@ def with_trend(projections: Projections, model: TemporalModel, translation_mm: n
     translation_mm, axis_mm : the positions of the cells of a projection (translation,) and the rotation axis on these.
     """
     intensity, variance, rotation, progress = (getattr(projections, n) for n in ("intensity", "variance", "rotation_deg", "progress"))
-    if progress.ndim > 1 or model.channels != intensity.shape[2] or not np.isfinite(intensity).all():
+    if progress.ndim > 1 or np.ptp(progress) == 0 or model.channels != intensity.shape[2] or not np.isfinite(intensity).all():
         return model
     trend = _fit(projections, model, translation_mm, axis_mm)
     return replace(learn(intensity - trend.at(distinct_angles(rotation), progress), variance, rotation, progress), trend=trend)
@@ -69,7 +70,8 @@ def _fit(projections: Projections, model: TemporalModel, translation_mm: np.ndar
     unit = unit - unit.mean(axis=0)
     courses = []
     for channel, covariance in enumerate(band.covariance):
-        prior = covariance / max(float(np.trace(unit @ covariance @ unit.T)) / _MOMENTS, 1e-300)
+        square = float(np.trace(unit @ covariance @ unit.T)) / _MOMENTS
+        prior = covariance / square if square > 0 else np.zeros_like(covariance)
         values = projections.intensity[..., channel] - still[row, :, channel]
         noise = float(projections.variance[..., channel].mean())
         courses.append(_courses(patterns[:, :, channel].astype(float), values.astype(float), noise, basis, row, prior))
