@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from analytic import Spot
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
@@ -220,6 +220,7 @@ def test_a_descending_scan_in_any_order_of_angles_gives_the_same_bits(method: st
 
 @settings(max_examples=10, deadline=None)
 @given(exponent=st.integers(-25, 25), method=st.sampled_from(METHODS))
+@example(exponent=20, method="tv")
 def test_the_scale_of_the_data_does_not_matter(exponent: int, method: str):
     values, factor = scan(FEW[::3]), 10.0**exponent
     one, other = (volume(v, FEW[::3], method, iterations=4) for v in (values, values * factor))
