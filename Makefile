@@ -33,6 +33,9 @@ $(STAMP): requirements.txt pyproject.toml | $(BIN)/python
 demo: $(STAMP)
 	$(BIN)/operandi demo --folder demo
 
+# Python keeps what it compiled, wherever the environment says that it should not: tests start a dozen processes, 8 s each otherwise.
+test: export PYTHONDONTWRITEBYTECODE :=
+test: export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/bytecode
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
