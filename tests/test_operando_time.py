@@ -203,15 +203,16 @@ def long_run(service) -> Accident:
     return Accident(measured, curve, "", float(log.time[np.abs(log.current) > 0][0]))
 
 
+PACE_S = {"voltage": 10.0, "marker": 2.0}
 WAYS = {"voltage": {"clock_offset_s": "voltage"}, "marker": {"clock_offset_s": "marker", "marker_falls": True}}
 
 
-@pytest.mark.parametrize(("offset_s", "way"), [(3600.0, "voltage"), (37.0, "voltage"), (0.5, "voltage"), (37.0, "marker")])
+@pytest.mark.parametrize(("offset_s", "way"), [(3600.0, "voltage"), (0.5, "voltage"), (37.0, "marker")])
 def test_offset_and_drift_of_the_clock_are_found_and_every_image_has_its_charge(service, catalog, long_run, way, offset_s):
     name = f"drift-{way}-{offset_s:g}"
     experiment = shifted(long_run, name, {**WAYS[way], "clock_stream": "cell", "clock_key": "reading"}, offset_s, DRIFT_PPM)
     duration_s = long_run.curve.elapsed_s[-1]
-    elapsed = np.arange(-60.0, duration_s + 60, 2.0)
+    elapsed = np.arange(-60.0, duration_s + 60, PACE_S[way])
     noise = np.random.default_rng(1).normal(0, 1e-4, len(elapsed))
     on = (elapsed >= 0) & (elapsed < duration_s)
     cell = np.where(elapsed < 0, REST_V, long_run.curve.voltage(elapsed)) + noise
