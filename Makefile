@@ -33,6 +33,12 @@ $(STAMP): requirements.txt pyproject.toml | $(BIN)/python
 demo: $(STAMP)
 	$(BIN)/operandi demo --folder demo
 
+# Python keeps what it compiled, wherever the environment says that it should not: tests start a dozen processes, 8 s each otherwise.
+test: export PYTHONDONTWRITEBYTECODE :=
+test: export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/bytecode
+# Two sessions of tests share the cores: threads that wait for work must sleep, not spin.
+test: export OMP_WAIT_POLICY := passive
+test: export OPENBLAS_NUM_THREADS := 1
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 

@@ -47,6 +47,8 @@ class Link:
                 except OSError:
                     near.close()
                     continue
+                for one in (near, far):
+                    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else each request waits 40 ms for the answer to its head
                 self._sockets |= {near, far}
                 threading.Thread(target=self._forward, args=(near, far), daemon=True).start()
                 threading.Thread(target=self._answer, args=(far, near), daemon=True).start()

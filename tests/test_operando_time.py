@@ -53,6 +53,12 @@ def accident(service, tmp_path_factory) -> Accident:
     return Accident(measured, curve, done[0], float(log.time[np.abs(log.current) > 0][0]))
 
 
+@pytest.fixture(scope="module")
+def digest(catalog, accident) -> dict[str, str]:
+    """Of the live result."""
+    return catalog.results[accident.key].digest()
+
+
 def log_of(experiment: Experiment) -> Log:
     """The log as it stands in the file, on the beamline's clock."""
     given = experiment.potentiostat
@@ -92,16 +98,16 @@ def test_the_guardian_tells_of_the_accident_within_ten_seconds_of_log_time_and_o
     assert begun["severity"].tolist() == ["alarm"]
 
 
-def test_replay_gives_the_bytes_of_the_live_run(service, catalog, accident):
+def test_replay_gives_the_bytes_of_the_live_run(service, catalog, accident, digest):
     key = replay(accident.beamtime.experiment, accident.documents(), api_key=service.api_key, root="accident-replays")
     again = Result(catalog.client["accident-replays", key])
     live = catalog.results[accident.key]
-    assert again.digest() == live.digest()
+    assert again.digest() == digest
     told = ["time", "rule", "change", "value"]
     assert again.events[told].to_numpy().tolist() == live.events[told].to_numpy().tolist()
 
 
-def test_a_log_that_arrives_after_the_run_completes_the_tags(service, catalog, accident):
+def test_a_log_that_arrives_after_the_run_completes_the_tags(service, catalog, accident, digest):
     """Frames can be read meanwhile, and are told to be provisional; then all is as if the log had been there."""
     file = accident.beamtime.experiment.potentiostat.file
     late = accident.beamtime.changed("late.yml", potentiostat={"file": str(file.with_name("late.mpt")), "late_s": 60})
@@ -126,9 +132,9 @@ def test_a_log_that_arrives_after_the_run_completes_the_tags(service, catalog, a
     assert steps["quality"].str.contains("log has no row yet").all()
     assert np.isfinite(maps["intensity"]).any()
     assert "provisional" in summary
-    complete, live = Result(catalog.client["late", key]), catalog.results[accident.key]
+    complete = Result(catalog.client["late", key])
     assert not complete.steps["provisional"].any()
-    assert complete.digest() == live.digest()
+    assert complete.digest() == digest
 
 
 # Clocks
@@ -203,15 +209,16 @@ def long_run(service) -> Accident:
     return Accident(measured, curve, "", float(log.time[np.abs(log.current) > 0][0]))
 
 
+PACE_S = {"voltage": 10.0, "marker": 2.0}
 WAYS = {"voltage": {"clock_offset_s": "voltage"}, "marker": {"clock_offset_s": "marker", "marker_falls": True}}
 
 
-@pytest.mark.parametrize(("offset_s", "way"), [(3600.0, "voltage"), (37.0, "voltage"), (0.5, "voltage"), (37.0, "marker")])
+@pytest.mark.parametrize(("offset_s", "way"), [(3600.0, "voltage"), (0.5, "voltage"), (37.0, "marker")])
 def test_offset_and_drift_of_the_clock_are_found_and_every_image_has_its_charge(service, catalog, long_run, way, offset_s):
     name = f"drift-{way}-{offset_s:g}"
     experiment = shifted(long_run, name, {**WAYS[way], "clock_stream": "cell", "clock_key": "reading"}, offset_s, DRIFT_PPM)
     duration_s = long_run.curve.elapsed_s[-1]
-    elapsed = np.arange(-60.0, duration_s + 60, 2.0)
+    elapsed = np.arange(-60.0, duration_s + 60, PACE_S[way])
     noise = np.random.default_rng(1).normal(0, 1e-4, len(elapsed))
     on = (elapsed >= 0) & (elapsed < duration_s)
     cell = np.where(elapsed < 0, REST_V, long_run.curve.voltage(elapsed)) + noise
@@ -248,7 +255,7 @@ def test_a_stream_of_the_run_is_a_log(service, catalog, accident):
     assert result.echem["current"].min() == pytest.approx(-CURRENT_MA, rel=0.05)
 
 
-def test_a_cell_that_grows_hot_is_told_of_and_the_result_is_the_same(service, catalog, accident):
+def test_a_cell_that_grows_hot_is_told_of_and_the_result_is_the_same(service, catalog, accident, digest):
     watched = accident.beamtime.changed("hot.yml", guardian={"temperature_key": "cell_temperature", "temperature_stream": "cell"})
     times = accident.first_image_s + np.arange(0.0, 1200.0, 10.0)
     documents = recorded(accident, {"cell_temperature": np.linspace(300.0, 330.0, len(times))}, times, units={"cell_temperature": "K"})
@@ -256,7 +263,7 @@ def test_a_cell_that_grows_hot_is_told_of_and_the_result_is_the_same(service, ca
     hot = result.events[result.events["rule"].str.startswith("temperature")]
     assert hot[["rule", "change"]].to_numpy().tolist() == [["temperature_high", "begins"]]
     assert hot["time"].iloc[0] - accident.first_image_s == pytest.approx(1190 * (318.15 - 300) / 30, abs=10)
-    assert result.digest() == catalog.results[accident.key].digest()
+    assert result.digest() == digest
 
 
 def test_a_temperature_that_the_run_does_not_hold_is_told_once(service, accident, caplog):

@@ -6,6 +6,7 @@ A pixel contributes to some bins, with one coefficient for each (the share of th
 from dataclasses import dataclass
 
 import numpy as np
+from numba import typeof
 from scipy import sparse
 
 from operandi.kernels.counting import SMALL, count_patches
@@ -20,8 +21,6 @@ GROUP = 8
 """Blocks of sixteen images at work at a time, which bounds the memory for their sums."""
 LONGEST_RUN = 64
 """Entries that are summed in single precision before they are added to sums in double."""
-_compiled: set[tuple[str, bool, bool]] = set()
-"""Kinds of images for which this process has called the kernels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +196,7 @@ def _bin_group(operator: Operator, images: np.ndarray, limits: Limits) -> tuple[
             patches, sums[0][:] = patches[:left], sums[0] + counted
         sum_patches(images, block * LANES, patches, (*entries, operator.shares), fields, has_dark, values, *sums)
 
-    compiled_for = (images.dtype.str, images.flags.writeable, counts and operator.only is not None)
-    run_units(sum_unit, shape[0] * STRETCHES, alone=compiled_for not in _compiled)
-    _compiled.add(compiled_for)
+    run_units(sum_unit, shape[0] * STRETCHES, compiled=(sum_patches, typeof(images), counts and operator.only is not None))
     sums = totals.sum(axis=1)
     norm = np.broadcast_to(operator.norm[:, None], (shape[0], shape[2], LANES))
     if lost.any():

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
+from numba import njit, typeof
 from scipy import sparse
 
 from operandi.kernels.binning import Limits, usable_entries
@@ -95,7 +95,7 @@ def _average(kernel: Callable[..., None], rings: Rings, images: np.ndarray, limi
             out[image, bins],
         )
 
-    run_units(average_part, len(images) * PARTS)
+    run_units(average_part, len(images) * PARTS, compiled=(kernel, typeof(images)))
     return Averages(*np.moveaxis(out, 2, 0))
 
 

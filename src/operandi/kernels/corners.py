@@ -6,7 +6,7 @@ Points lie in falling order of x.
 """
 
 import numpy as np
-from numba import njit
+from numba import njit, typeof
 
 from operandi.kernels.units import run_units
 
@@ -43,7 +43,7 @@ def find_corners(x, y, weight, limits, shape):
         part = slice(unit * _ROWS, (unit + 1) * _ROWS)
         _find(x, y[part], weight[part], limits, shape, state[part], found[part])
 
-    run_units(work, n_units)
+    run_units(work, n_units, compiled=(_find, *map(typeof, (x, y, weight, limits, shape))))
     return state, found
 
 

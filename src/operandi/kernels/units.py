@@ -4,24 +4,33 @@ numba's own ``parallel=True`` takes 3 s more to compile for a kernel of many arr
 of compiled code that does not hold Python's lock.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 
 from numba import get_num_threads
 
+_compiled: set[Hashable] = set()
+"""What this process has called before."""
 
-def run_units(work: Callable[[int], None], n_units: int, *, alone: bool = False) -> None:
+
+def run_units(work: Callable[[int], None], n_units: int, *, compiled: Hashable = None) -> None:
     """Call ``work`` with 0 … n_units - 1, on as many threads as numba uses; raises what a call raises.
 
-    ``alone``: on this thread only, as long as numba may have to compile: two threads that ask for the same code at once can fail.
+    ``compiled`` names the numba code that ``work`` calls, and the types for which it is compiled; None calls none. At its first call
+    the first unit is done before any other: two threads that ask numba for the same code at once can fail.
 
     Threads end with the call (they take 0.1 ms to start), so that nothing is left that a forked process would wait for.
     """
-    n_threads = 1 if alone else min(get_num_threads(), n_units)
+    first = 0
+    if n_units and compiled is not None and compiled not in _compiled:
+        work(0)
+        _compiled.add(compiled)
+        first = 1
+    n_threads = min(get_num_threads(), n_units - first)
     if n_threads < 2:
-        for unit in range(n_units):
+        for unit in range(first, n_units):
             work(unit)
         return
     with ThreadPoolExecutor(n_threads) as pool:
-        for _ in pool.map(work, range(n_units)):
+        for _ in pool.map(work, range(first, n_units)):
             pass

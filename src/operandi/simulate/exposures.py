@@ -84,7 +84,8 @@ class Exposures:
         waiting = []
         for index in range(lengths.shape[0]):
             waiting.append(pool.submit(self.image, line, index, lengths[index]))
-            if len(waiting) >= ahead:
+            compiling = line.number == 0 and index == 0  # threads that ask numba for the same code at once can fail
+            if compiling or len(waiting) >= ahead:
                 yield waiting.pop(0).result()
         for last in waiting:
             yield last.result()

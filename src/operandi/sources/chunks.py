@@ -85,6 +85,7 @@ def _decoder() -> Callable[[int, int, int, int, int], int] | None:
     for path in Path(hdf5plugin.PLUGIN_PATH).glob("*h5bshuf*"):
         function = getattr(ctypes.CDLL(str(path)), "bshuf_decompress_lz4", None)
         if function is not None:
+            _length_by_blocks(np.frombuffer(b"", np.uint8), 0, 0)  # compiled here: threads that ask numba for it at once can fail
             function.restype = ctypes.c_int64
             function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_size_t]
             return function

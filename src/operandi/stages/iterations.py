@@ -128,7 +128,7 @@ def _strength(cells: np.ndarray, angle: np.ndarray, noise: np.ndarray | None, ho
     if how.method != "tv" or how.strength is not None:
         return np.full(cells.shape[2], how.strength or 0.0)
     known = np.where(np.isfinite(cells).any(axis=(0, 1)), cells, 0.0)
-    signal = np.sqrt(np.nanmean(known**2, axis=(0, 1), dtype=float))
+    signal = np.sqrt(np.nanmean(np.square(known, dtype=float), axis=(0, 1)))
     noise = _estimated_noise(cells, angle) if noise is None else noise
     return _TV_STRENGTH * np.sqrt(len(cells)) * np.maximum(noise, _TV_LEAST_NOISE * signal)
 

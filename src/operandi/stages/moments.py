@@ -177,7 +177,7 @@ def course_times(
     misfit = ((steps[:, None, None] - geometric.mean) / np.maximum(geometric.spread, np.ptp(when) / _STEPS)) ** 2
     net, bent = np.zeros((2, *geometric.mean.shape))
     for channel in np.flatnonzero(noise > 0):
-        values = np.stack([partial_volume(one[..., [channel]], *at)[..., 0] for one in course])
+        values = np.moveaxis(partial_volume(np.moveaxis(course[..., channel], 0, -1), *at), -1, 0)
         misfit += (np.tensordot(between(inside), values, 1) - shown[..., channel]) ** 2 / noise[channel]
         net += (values[-1] - values[0]) ** 2 / noise[channel]
         bent += (np.tensordot(between(0.5 * (when[0] + when[-1])), values, 1) - 0.5 * (values[0] + values[-1])) ** 2 / noise[channel]
