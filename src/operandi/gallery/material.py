@@ -141,6 +141,15 @@ class Material:
         return self.result.echem
 
     @cached_property
+    def lithium(self) -> pd.DataFrame | None:
+        """Lithium in both electrodes and its balance, as published; None where it is not."""
+        try:
+            table = self.result.lithium
+        except NotPublishedError:
+            return None
+        return cast("pd.DataFrame", table[np.isin(table["frame"], self.numbers)])
+
+    @cached_property
     def patterns(self) -> xr.DataArray:
         """The mean pattern (frame, q) of the whole slice, of all voxels that were measured."""
         means = [self.volume(number)["intensity"].mean(("y", "x"), keep_attrs=True) for number in self.numbers]

@@ -14,7 +14,7 @@ from operandi.errors import ShapeError
 from operandi.experiment import Experiment
 from operandi.nodes import Closed, Product
 from operandi.pipeline import companions as beside
-from operandi.pipeline import completion, publication, sizes, straightening, travels, voxels
+from operandi.pipeline import completion, lithium, publication, sizes, straightening, travels, voxels
 from operandi.pipeline.companions import Companions
 from operandi.pipeline.completion import Completion
 from operandi.pipeline.correcting import Chain
@@ -107,6 +107,8 @@ class State:
     exposed: dict[int, publication.Exposed] = field(default_factory=dict)
     waiting: list[Tomogram] = field(default_factory=list)
     completion: Completion = field(default_factory=Completion)
+    lithium_since: lithium.Contents | None = None
+    """Of the first frame of which all is known: the balance counts from there."""
     unplaced: list[Refusal] = field(default_factory=list)
     monitor_reference: float | None = None
     axis: Axis | None = None
@@ -413,9 +415,19 @@ def _commit(state: State) -> Iterator[Product]:
         yield from _complete(state)
         final = _is_final(state, tomogram)
         yield from completion.commit(state.completion, tomogram, state.experiment, _view(state), state.log, final=final)
-        yield publication.step_row(tomogram, [state.exposed[n] for n in tomogram.span.sets], state.log, state.log_ended)
+        row = publication.step_row(tomogram, [state.exposed[n] for n in tomogram.span.sets], state.log, state.log_ended)
+        if state.experiment.lithium is not None:
+            yield _lithium_row(state, tomogram, float(row.columns["q_mean_mah"][0]))
+        yield row
         for number in [n for n in state.exposed if n < tomogram.span.set_first + scan.window_step]:
             del state.exposed[number]
+
+
+def _lithium_row(state: State, tomogram: Tomogram, charge_mah: float) -> Product:
+    now = lithium.contents_of([state.completion.sets[n] for n in tomogram.span.sets], charge_mah, state.experiment)
+    if state.lithium_since is None and now.known:
+        state.lithium_since = now
+    return lithium.row(tomogram.span.frame, now, state.lithium_since, state.experiment)
 
 
 def _complete(state: State) -> Iterator[Product]:
