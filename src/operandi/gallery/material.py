@@ -179,6 +179,15 @@ class Material:
         return show_layers(self.maps["intensity"]).mean("frame", keep_attrs=True)
 
     @cached_property
+    def inside(self) -> xr.DataArray:
+        """Where (y, x) the cell is: in a circle about all that is at least half as bright as the brightest hundredth of its own map."""
+        means = self.maps["intensity"].mean("frame")
+        bright = (means > 0.5 * means.quantile(0.99, ("y", "x"))).any("phase")
+        y, x = (bright[dim] - float((bright * bright[dim]).sum() / bright.sum()) for dim in ("y", "x"))
+        radius = (x**2 + y**2) ** 0.5
+        return radius <= float(radius.where(bright).quantile(0.99))
+
+    @cached_property
     def winding(self) -> Winding:
         """The winding of the roll, followed through `layers`."""
         return follow_winding(evened(self.layers))
