@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from operandi.check import examine_windows
 from operandi.experiment import LITHIUM_PHASES, Experiment
 from operandi.nodes import Table
 from operandi.pipeline.lithium import Contents, contents_of, row, strengths_of, totals_of, tree
@@ -133,3 +134,9 @@ def test_strengths_heed_what_windows_hold_of_lines_that_wide():
     whole = strengths_of(of, of.lithium)
     assert narrow["LiC6"] == pytest.approx(whole["LiC6"], rel=0.03)  # of the same crystals
     assert wide["NMC delithiated"] > 2 * narrow["NMC delithiated"]  # 113 of the lithiated one lies at the edge of its window
+
+
+def test_a_window_that_takes_its_own_line_for_background_is_found_before_the_beam_is_on():
+    (fault,) = [one for one in examine_windows(experiment({"line_width_inv_angstrom": 0.04}), None) if one.field.startswith("lithium")]
+    assert fault.severity == "error"
+    assert "window of 'NMC lithiated' takes more of its lines" in fault.message
