@@ -53,6 +53,7 @@ def tables_page() -> str:
         "echem": nodes.ECHEM_COLUMNS,
         "finished": nodes.FINISHED_COLUMNS,
         "convergence": nodes.CONVERGENCE_COLUMNS,
+        "lithium": nodes.LITHIUM_COLUMNS,
         "regions/table": nodes.REGION_COLUMNS,
         "regions/defects": nodes.DEFECT_COLUMNS,
     }

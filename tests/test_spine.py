@@ -21,6 +21,7 @@ from operandi.client import open as open_catalog
 from operandi.errors import DocumentError, GeometryError
 from operandi.runner import Callback
 from operandi.server.embedded import start_server
+from operandi.simulate.comparison import load_truth
 from operandi.sinks.tiled import TiledSink
 from operandi.sources import journal
 from operandi.sources import replay as sources
@@ -73,6 +74,30 @@ def test_the_ledger_accounts_for_every_exposure(catalog, beamtime):
     ledger = live_result(catalog, beamtime).ledger
     assert ledger["seq_num"].tolist() == list(range(1, IMAGES + 1))
     assert set(ledger["status"]) == {"admitted"}
+
+
+def test_lithium_of_both_electrodes_follows_the_charge(catalog, beamtime):
+    result = live_result(catalog, beamtime)
+    assert beamtime.rehearsal is not None
+    table, truth = result.lithium, load_truth(beamtime.rehearsal.truth_file)["maps"].sum(("y", "x"))
+    assert "lithium" in result.digest()  # which live and replay share
+    assert table["frame"].tolist() == [0, 1, 2]
+    np.testing.assert_allclose(table["charge_mah"], result.steps["q_mean_mah"])
+    assert set(table["reason"]) == {""}
+    for row in table.to_dict("records"):
+        held = {str(phase): float(truth.sel(phase=phase)[row["frame"]]) for phase in truth["phase"].values}
+        carbon = {"graphite": 0.1134 * held["graphite"], "LiC12": 0.1067 * held["LiC12"], "LiC6": 0.1009 * held["LiC6"]}  # atoms / Å³
+        graphite = (0.5 * carbon["LiC12"] + carbon["LiC6"]) / sum(carbon.values())
+        oxide = 0.35 + 0.65 * held["NMC lithiated"] / (held["NMC lithiated"] + held["NMC delithiated"])
+        # strengths of the crystals, which the simulated lines have to 20 %, and polyethylene in the window of LiC6
+        assert row["graphite"] == pytest.approx(graphite, abs=0.05)
+        assert row["oxide"] == pytest.approx(oxide, abs=0.03)
+        assert 0 < row["graphite_sigma"] < 0.05
+    last = table.iloc[-1]
+    assert last["oxide_mah"] == pytest.approx(last["passed_mah"], abs=3 * last["oxide_sigma_mah"] + 0.5)
+    assert abs(last["residual_mah"]) < 3 * last["residual_sigma_mah"]  # nothing is stuck in this cell
+    assert table.attrs["oxide_mah"] == 43.9
+    assert any("slice stands for the cell" in one for one in table.attrs["assumptions"])
 
 
 def test_the_window_of_a_published_map_gives_the_published_map(catalog, beamtime):

@@ -15,6 +15,7 @@ import numpy as np
 from operandi.companions import find_faults
 from operandi.errors import GeometryError, OperandiError, ShapeError
 from operandi.experiment import Experiment, QWindow, Subtraction
+from operandi.pipeline.lithium import strengths_of
 from operandi.plans import IMAGES_PER_S, Plan, distinct_rotations, duration, plan_of, size
 from operandi.sources.assets import load_correction
 from operandi.sources.potentiostat import read_potentiostat
@@ -200,6 +201,11 @@ def examine_windows(experiment: Experiment, detector: Detector | None) -> list[F
     findings = [finding for window in experiment.windows for finding in _examine_window(experiment, window, detector)]
     if detector is not None:
         findings += _examine_parallax(experiment, detector)
+    if experiment.lithium is not None:
+        try:
+            strengths_of(experiment, experiment.lithium)
+        except ShapeError as error:
+            findings.append(_error("lithium.line_width_inv_angstrom", str(error)))
     return findings
 
 

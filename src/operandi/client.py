@@ -26,6 +26,7 @@ from .nodes import (
     EVENTS,
     FINISHED,
     LEDGER,
+    LITHIUM,
     PROCESSED,
     PROVISIONAL,
     RAW,
@@ -246,6 +247,14 @@ class Result:
         """Each bend and agglomerate of each frame: where it lies, and its size in µm; ``number`` as in the map of `regions`."""
         table = self.table(DEFECTS).drop(columns="entry")
         return table.assign(critical=table["critical"].astype(bool))
+
+    @property
+    def lithium(self) -> pd.DataFrame:
+        """Lithium in graphite and oxide of each frame, and its balance against the charge, mAh, with sigma; `attrs` say what is assumed."""
+        about = plain(self._node(LITHIUM).metadata)
+        table = self.table(LITHIUM)
+        table.attrs = {name: about[name] for name in ("strengths", "assumptions", "graphite_mah", "oxide_mah")}
+        return table
 
     @property
     def volumes(self) -> xr.Dataset:

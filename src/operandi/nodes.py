@@ -20,7 +20,7 @@ from operandi.errors import ShapeError
 PROCESSED, RAW = "processed", "raw"
 RESULT_SPEC = "OperandoRun"
 STEPS, LEDGER, ECHEM, PROVISIONAL, EVENTS = ("steps",), ("ledger",), ("echem",), ("provisional",), ("events",)
-FINISHED, CONVERGENCE = ("finished",), ("convergence",)
+FINISHED, CONVERGENCE, LITHIUM = ("finished",), ("convergence",), ("lithium",)
 REGIONS, REGION_TABLE, DEFECTS = ("regions",), ("regions", "table"), ("regions", "defects")
 WINDOWS = ("windows",)
 WINDOWS_MIMETYPE = "application/x-operandi-windows"
@@ -189,6 +189,24 @@ CONVERGENCE_COLUMNS: Mapping[str, str] = {
     "change_probability": "float64",
     "change_ratio": "float64",
     "drift": "float64",
+    "reason": "str",
+}
+LITHIUM_COLUMNS: Mapping[str, str] = {
+    "frame": "int64",
+    "charge_mah": "float64",
+    "graphite": "float64",
+    "graphite_sigma": "float64",
+    "oxide": "float64",
+    "oxide_sigma": "float64",
+    "passed_mah": "float64",
+    "graphite_mah": "float64",
+    "graphite_sigma_mah": "float64",
+    "oxide_mah": "float64",
+    "oxide_sigma_mah": "float64",
+    "residual_mah": "float64",
+    "residual_sigma_mah": "float64",
+    "unseen_mah": "float64",
+    "unseen_sigma_mah": "float64",
     "reason": "str",
 }
 REGION_COLUMNS: Mapping[str, str] = {

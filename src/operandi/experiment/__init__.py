@@ -6,7 +6,7 @@ import math
 
 from pydantic import Field, model_validator
 
-from operandi.experiment.contents import Decomposition, Peak, ReferencePattern
+from operandi.experiment.contents import LITHIUM_PHASES, Decomposition, Lithium, Peak, ReferencePattern, lithium_of_windows
 from operandi.experiment.corrections import Absorption, Corrections, MeasuredAir
 from operandi.experiment.measurements import Geometry, Integration, Keys, Sample, Scan
 from operandi.experiment.potentiostats import Potentiostat, PotentiostatKeys, Role
@@ -36,6 +36,8 @@ __all__ = [
     "Guardian",
     "Integration",
     "Keys",
+    "LITHIUM_PHASES",
+    "Lithium",
     "MeasuredAir",
     "Peak",
     "Potentiostat",
@@ -71,6 +73,9 @@ class Experiment(Section):
     """Peaks of every voxel."""
     decomposition: Decomposition | None = None
     """Amounts of reference patterns in every voxel; null: none."""
+    lithium: Lithium | None = Field(default_factory=lithium_of_windows)
+    """The balance of lithium; omitted: where graphite, LiC12, LiC6 and NMC, lithiated and delithiated, have windows, else, as with null,
+    none."""
     guardian: Guardian = Guardian()
     publishing: Publishing = Publishing()
 
@@ -93,6 +98,16 @@ class Experiment(Section):
         for peak in self.peaks:
             if fault := peak.fault(self.integration):
                 raise ValueError(fault)
+        return self
+
+    @model_validator(mode="after")
+    def _lithium_is_seen(self):
+        missing = set(LITHIUM_PHASES) - {window.phase for window in self.windows}
+        if self.lithium is not None and missing:
+            lacking = ", ".join(phase for phase in LITHIUM_PHASES if phase in missing)
+            raise ValueError(
+                f"lithium needs windows {', '.join(LITHIUM_PHASES)}, of which {lacking} are missing: name them, or make it null"
+            )
         return self
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -88,3 +88,43 @@ class Decomposition(Section):
         if twice := {n for n in names if names.count(n) > 1}:
             raise ValueError(f"references name {', '.join(sorted(twice))} twice: give each a name of its own")
         return self
+
+
+LITHIUM_PHASES = ("graphite", "LiC12", "LiC6", "NMC lithiated", "NMC delithiated")
+"""The maps that tell lithium in both electrodes."""
+
+
+class Lithium(Section):
+    """Lithium in graphite and NMC622 of every frame, against the charge that has passed."""
+
+    graphite_mah: Positive | None = None
+    """Charge that takes all graphite of the cell from C6 to LiC6: 372 mAh for each gram of it. Null: what follows from it is NaN."""
+    oxide_mah: Positive | None = None
+    """Charge for one lithium in each formula unit of the oxide in the cell: 276.5 mAh for each gram of NMC622. Null: likewise."""
+    line_width_inv_angstrom: Positive | None = None
+    """Full width at half maximum of the lines, of which each window holds a part that follows from it; null: as if all held all of them."""
+    lic12_strength: Positive | None = None
+    """What the map of LiC12 gives for as much carbon, relative to that of graphite; null: by the crystals."""
+    lic6_strength: Positive | None = None
+    """What the map of LiC6 gives, likewise."""
+    delithiated_strength: Positive | None = None
+    """What the map of the delithiated oxide gives for as much oxide, relative to the lithiated one; null: by the crystals where the width
+    of the lines is given, else 1."""
+    strength_error: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Relative standard deviation of each of these strengths, derived or given; it counts in sigma."""
+    lithiated_content: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Lithium in the formula unit of the oxide that counts as lithiated."""
+    delithiated_content: Annotated[float, Field(ge=0, le=1)] = 0.35
+    """Lithium in that which counts as delithiated."""
+
+    @model_validator(mode="after")
+    def _ordered(self):
+        if self.delithiated_content >= self.lithiated_content:
+            raise ValueError("delithiated_content must be below lithiated_content")
+        return self
+
+
+def lithium_of_windows(validated: dict[str, Any]) -> Lithium | None:
+    """The default, where there are windows of all that it needs."""
+    phases = {window.phase for window in validated.get("windows", ())}
+    return Lithium() if phases.issuperset(LITHIUM_PHASES) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
@@ -40,6 +41,39 @@ def draw_contents(charge_mah: np.ndarray, contents: Mapping[str, xr.Dataset]) ->
         axes.errorbar(charge_mah[known], found["lithium"].to_numpy()[known], found["sigma"].to_numpy()[known], label=name, **look)
     axes.set(xlabel="Charge (mAh)", ylabel="x in $\\mathrm{Li}_x\\mathrm{C}_6$ and $\\mathrm{Li}_x$NMC", ylim=(-0.05, 1.1))
     axes.legend()
+    return figure
+
+
+@style.styled
+def draw_balance(table: pd.DataFrame) -> Figure:
+    """Lithium lost by the oxide and gained by the graphite against the charge passed, and what is in neither, with standard errors.
+
+    Parameters
+    ----------
+    table : `Result.lithium`.
+
+    Raises
+    ------
+    NotPublishedError
+        The balance is not known; the reason is that of the table.
+    """
+    known = table[np.isfinite(table["passed_mah"]) & np.isfinite(table["residual_mah"])]
+    if known.empty:
+        reasons = "; ".join(dict.fromkeys(str(reason) for reason in table["reason"] if reason))
+        raise NotPublishedError(f"the balance of lithium is not known{': ' + reasons if reasons else ''}")
+    figure = style.sheet(style.ONE_COLUMN_MM * 1.3, 95)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    look = {"fmt": "o-", "markersize": 3, "capsize": 2, "linewidth": 0.9}
+    parts = {"left the oxide": (upper, "oxide"), "in the graphite": (upper, "graphite"),
+             "oxide less graphite": (lower, "residual"), "charge less graphite": (lower, "unseen")}  # fmt: skip
+    for colour, (label, (axes, name)) in zip(CATEGORIES, parts.items(), strict=False):
+        axes.errorbar(known["passed_mah"], known[f"{name}_mah"], known[f"{name}_sigma_mah"], label=label, color=colour, **look)
+    upper.axline((0, 0), slope=1, color=style.FAINT, linewidth=0.6, linestyle="--", label="charge")
+    lower.axhline(0, color=style.FAINT, linewidth=0.6)
+    upper.set(ylabel="Lithium (mAh)")
+    lower.set(xlabel="Charge since the first frame (mAh)", ylabel="In neither (mAh)")
+    for axes in (upper, lower):
+        axes.legend()
     return figure
 
 

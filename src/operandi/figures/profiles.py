@@ -13,7 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from operandi.errors import ShapeError
 from operandi.figures import style
@@ -89,9 +88,7 @@ def _falls(q: np.ndarray) -> bool:
 def make_logarithmic(axes: Axes) -> None:
     """Both axes, with plain numbers along q."""
     axes.set(xscale="log", yscale="log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    style.label_plainly(axes.xaxis)
 
 
 def _within(windows: Windows, patterns: xr.DataArray) -> Windows:

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from operandi.errors import NotPublishedError
 from operandi.figures import style
@@ -86,8 +85,6 @@ def draw_resolution(convergence: pd.DataFrame, tags: dict[int, str]) -> Figure:
     frames = sorted(tags)
     axes.set_xticks(frames, [tags[frame] for frame in frames], rotation=45, ha="right", rotation_mode="anchor")
     axes.set(ylabel="Resolution (µm)", yscale="log")  # of a phase that goes it grows without end
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    style.label_plainly(axes.yaxis)
     figure.legend(loc="outside right upper", handlelength=1.6)
     return figure

@@ -12,8 +12,10 @@ import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 ONE_COLUMN_MM, TWO_COLUMNS_MM, MM_PER_INCH = 85.0, 176.0, 25.4
 """Widths of a figure in a journal of two columns."""
@@ -214,3 +216,10 @@ def beyond(maps: Sequence[xr.DataArray], limits: tuple[float, float]) -> str:
     below = any(bool((one < limits[0]).any()) for one in maps)
     above = any(bool((one > limits[1]).any()) for one in maps)
     return {(True, True): "both", (True, False): "min", (False, True): "max"}.get((below, above), "neither")
+
+
+def label_plainly(axis: Axis) -> None:
+    """Plain numbers along a logarithmic axis, at 1, 2 and 5 of each decade."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())

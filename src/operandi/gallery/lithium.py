@@ -31,8 +31,10 @@ def items_of(material: Material) -> Iterator[Item]:
                partial(_lithium, material, "graphite"), where)  # fmt: skip
     yield Item("lithium-oxide", f"{told}: lithium in the formula unit of NMC, from both of its maps; grey outside of the cathode.",
                partial(_lithium, material, "oxide"), where)  # fmt: skip
-    yield Item("lithium", f"{told}: lithium in both electrodes, of the sums of the maps over the cell, against the charge passed.",
+    yield Item("lithium", f"{told}: lithium in both electrodes, summed over the cell, against the charge passed.",
                partial(_contents, material), where)  # fmt: skip
+    yield Item("lithium-balance", f"{told}: lithium that the oxide has lost and the graphite gained, against coulombs; what is in neither.",
+               partial(_balance, material), where, partial(_table, material))  # fmt: skip
     low, high = LAYER_LINE
     line = f"{told}: position of the strongest peak of every voxel from q = {low:g} to {high:g} Å⁻¹, LiCx; grey outside the anode."
     yield Item("peak-LiCx", line, partial(_layer_line, material), where)
@@ -59,8 +61,25 @@ def _there(material: Material, electrode: str) -> xr.DataArray:
 
 
 def _contents(material: Material) -> Figure:
+    table = material.lithium
+    if table is not None:
+        published = {
+            name: xr.Dataset({"lithium": ("frame", table[name]), "sigma": ("frame", table[f"{name}_sigma"])}) for name in ELECTRODES
+        }
+        return lithium.draw_contents(table["charge_mah"].to_numpy(), published)
     cell = material.maps.sum(("y", "x"), keep_attrs=True).assign(sigma=(material.maps["sigma"] ** 2).sum(("y", "x")) ** 0.5)
-    return lithium.draw_contents(material.charge_mah, {name: _content(material, name, cell) for name in ("graphite", "oxide")})
+    return lithium.draw_contents(material.charge_mah, {name: _content(material, name, cell) for name in ELECTRODES})
+
+
+def _table(material: Material) -> str:
+    return "" if material.lithium is None else material.lithium.to_csv(index=False)
+
+
+def _balance(material: Material) -> Figure:
+    table = material.lithium
+    if table is None:
+        raise NotPublishedError(f"result {material.key} holds no balance of lithium: its windows do not show both electrodes")
+    return lithium.draw_balance(table)
 
 
 def _layer_line(material: Material) -> Figure:

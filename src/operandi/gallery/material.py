@@ -141,6 +141,15 @@ class Material:
         return self.result.echem
 
     @cached_property
+    def lithium(self) -> pd.DataFrame | None:
+        """Lithium in both electrodes and its balance, as published; None where it is not."""
+        try:
+            table = self.result.lithium
+        except NotPublishedError:
+            return None
+        return cast("pd.DataFrame", table[np.isin(table["frame"], self.numbers)])
+
+    @cached_property
     def patterns(self) -> xr.DataArray:
         """The mean pattern (frame, q) of the whole slice, of all voxels that were measured."""
         means = [self.volume(number)["intensity"].mean(("y", "x"), keep_attrs=True) for number in self.numbers]
@@ -168,6 +177,15 @@ class Material:
     def layers(self) -> xr.DataArray:
         """A map (y, x) that shows the layers of the roll: all of an electrode, over all frames."""
         return show_layers(self.maps["intensity"]).mean("frame", keep_attrs=True)
+
+    @cached_property
+    def inside(self) -> xr.DataArray:
+        """Where (y, x) the cell is: in a circle about all that is at least half as bright as the brightest hundredth of its own map."""
+        means = self.maps["intensity"].mean("frame")
+        bright = (means > 0.5 * means.quantile(0.99, ("y", "x"))).any("phase")
+        y, x = (bright[dim] - float((bright * bright[dim]).sum() / bright.sum()) for dim in ("y", "x"))
+        radius = (x**2 + y**2) ** 0.5
+        return radius <= float(radius.where(bright).quantile(0.99))
 
     @cached_property
     def winding(self) -> Winding:

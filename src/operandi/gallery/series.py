@@ -149,7 +149,8 @@ def _one_composite(material: Material, scheme: Scheme, look: Look, palette: Pale
 def _times(material: Material) -> Iterator[Item]:
     yield Item(
         "moment-charge",
-        f"{material.sample}: the charge at which each voxel was seen, less the tag of its frame: a frame is not one moment.",
+        f"{material.sample}: the charge at which each voxel was seen, less the tag of its frame: a frame is not one moment; "
+        "grey outside of the cell.",
         partial(_moments, material),
         material.frames,
     )
@@ -166,6 +167,7 @@ def _moments(material: Material) -> Figure:
     if not charge.notnull().any():
         raise NotPublishedError("the charge is unknown, so that no voxel has one")
     differences = list(charge - xr.DataArray(material.charge_mah[: charge.sizes["frame"]], dims="frame"))
+    differences = [one.where(material.inside) for one in differences]
     layers = material.layers  # where there is nothing to see its moment is noise
     limits = style.symmetric_range([one.where(layers > layers.quantile(0.8)) for one in differences])
     label = "Charge less the frame's tag (mAh)"

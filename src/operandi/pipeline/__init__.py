@@ -1,7 +1,8 @@
 """From measurements to nodes: a pure fold of events into products."""
 
 from operandi.pipeline.companions import Companions
-from operandi.pipeline.fold import ClockTold, Event, Gap, Images, LogEnded, LogRows, Refusal, RunEnded, State, begin, step
+from operandi.pipeline.events import ClockTold, Event, Gap, Images, LogEnded, LogRows, Refusal, RunEnded
+from operandi.pipeline.fold import State, begin, step
 from operandi.pipeline.sets import Positions
 
 __all__ = [

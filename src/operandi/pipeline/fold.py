@@ -14,10 +14,11 @@ from operandi.errors import ShapeError
 from operandi.experiment import Experiment
 from operandi.nodes import Closed, Product
 from operandi.pipeline import companions as beside
-from operandi.pipeline import completion, publication, sizes, straightening, travels, voxels
+from operandi.pipeline import completion, lithium, publication, sizes, straightening, travels, voxels
 from operandi.pipeline.companions import Companions
 from operandi.pipeline.completion import Completion
 from operandi.pipeline.correcting import Chain
+from operandi.pipeline.events import ClockTold, Event, Gap, Images, LogEnded, LogRows, Refusal, RunEnded
 from operandi.pipeline.phases import View
 from operandi.pipeline.sets import ADMITTED, MeasuredSet, Positions, SetBuffer, close, refuse_off_grid, without_backlash
 from operandi.pipeline.tomograms import Tomogram, find_backlash, find_frame_axis, frame_of, volume_of
@@ -28,67 +29,6 @@ from operandi.stages.charge import Log
 from operandi.stages.clocks import ClockOffset
 from operandi.stages.maps import Screening
 from operandi.stages.patterns import Integrator
-
-
-@dataclass(frozen=True, slots=True)
-class Images:
-    """``n`` detector images (n, y, x) with their ``seq_num`` (n,) and positions."""
-
-    seq_num: np.ndarray
-    images: np.ndarray
-    positions: Positions
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """What cannot be used: an exposure, or (``seq_num`` None) a document; and the reason."""
-
-    seq_num: int | None
-    reason: str
-    status: str = "refused"
-    """``missing`` for an exposure that never came."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """Exposures ``seq_first`` … ``seq_last`` (both included) that never came, and what is lacking of them."""
-
-    seq_first: int
-    seq_last: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class LogRows:
-    """New rows of the potentiostat log, in beamline time; ``restarted``: the log was replaced, and these are all its rows."""
-
-    rows: Log
-    restarted: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ClockTold:
-    """How the potentiostat's time became the beamline's, or why it cannot (yet)."""
-
-    clock: ClockOffset
-
-
-@dataclass(frozen=True, slots=True)
-class LogEnded:
-    """No more of the log will come: frames that it does not cover are committed without a charge."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class RunEnded:
-    """The run is over; what is missing now will never come."""
-
-    exit_status: str
-    reason: str = ""
-
-
-Event = Images | Refusal | Gap | LogRows | ClockTold | LogEnded | RunEnded
 
 
 @dataclass(slots=True)
@@ -107,6 +47,8 @@ class State:
     exposed: dict[int, publication.Exposed] = field(default_factory=dict)
     waiting: list[Tomogram] = field(default_factory=list)
     completion: Completion = field(default_factory=Completion)
+    lithium_since: lithium.Contents | None = None
+    """Of the first frame of which all is known: the balance counts from there."""
     unplaced: list[Refusal] = field(default_factory=list)
     monitor_reference: float | None = None
     axis: Axis | None = None
@@ -413,9 +355,19 @@ def _commit(state: State) -> Iterator[Product]:
         yield from _complete(state)
         final = _is_final(state, tomogram)
         yield from completion.commit(state.completion, tomogram, state.experiment, _view(state), state.log, final=final)
-        yield publication.step_row(tomogram, [state.exposed[n] for n in tomogram.span.sets], state.log, state.log_ended)
+        row = publication.step_row(tomogram, [state.exposed[n] for n in tomogram.span.sets], state.log, state.log_ended)
+        if state.experiment.lithium is not None:
+            yield _lithium_row(state, tomogram, float(row.columns["q_mean_mah"][0]))
+        yield row
         for number in [n for n in state.exposed if n < tomogram.span.set_first + scan.window_step]:
             del state.exposed[number]
+
+
+def _lithium_row(state: State, tomogram: Tomogram, charge_mah: float) -> Product:
+    now = lithium.contents_of([state.completion.sets[n] for n in tomogram.span.sets], charge_mah, state.experiment)
+    if state.lithium_since is None and now.known:
+        state.lithium_since = now
+    return lithium.row(tomogram.span.frame, now, state.lithium_since, state.experiment)
 
 
 def _complete(state: State) -> Iterator[Product]:

@@ -29,7 +29,7 @@ from operandi.nodes import (
     Rows,
     Table,
 )
-from operandi.pipeline import completion, sizes, straightening, voxels
+from operandi.pipeline import completion, lithium, sizes, straightening, voxels
 from operandi.pipeline.phases import LOG_GAP_S
 from operandi.pipeline.sets import ADMITTED, STATUS, MeasuredSet, SetBuffer
 from operandi.pipeline.tomograms import Tomogram, plane_coords, take_lines
@@ -94,6 +94,7 @@ def tree(experiment: Experiment, integrator: Integrator) -> Iterator[Product]:
     yield from straightening.tree(experiment)
     yield from sizes.tree(experiment, q, VOXEL_UNITS)
     yield from voxels.tree(experiment, VOXEL_UNITS)
+    yield from lithium.tree(experiment)
     yield from completion.tree(experiment)
 
 

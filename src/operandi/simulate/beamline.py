@@ -131,7 +131,7 @@ def rehearse(
         cell = replace(cell, capacity_mah=float(np.ptp(curve.charge_mah)), empty_mah=float(curve.charge_mah.min()))
     beam = beam or Beam()
     detector = seen or replace(response(experiment, strength=beam.strength), air_mm=beam.air_mm)
-    exposures = Exposures(schedule, cell, curve, detector, start_s, seed, beam.drift)
+    exposures = Exposures(schedule, cell, curve, detector, start_s, seed, beam.drift, beam.counted)
     log = _start_log(experiment, schedule, curve, start_s)
     folder = Path(folder).absolute()
     stem = time.strftime("%Y%m%d-%H%M%S", time.gmtime(time.time()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -30,11 +30,15 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class Beam:
-    """How bright the beam is (``strength`` scales all counts), how far its flux drifts either way, and how much air it passes."""
+    """How bright the beam is (``strength`` scales all counts), how far its flux drifts either way, and how much air it passes.
+
+    ``counted`` gives, for a translation in mm, the share that is counted of what is scattered there: absorption, or an error of the gain.
+    """
 
     strength: float = 1.0
     drift: float = DRIFT
     air_mm: float = 1.0
+    counted: Callable[[float], float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,8 @@ class Exposures:
     first_image_s: float
     seed: int = 0
     drift: float = DRIFT
+    counted: Callable[[float], float] | None = None
+    """As that of the beam."""
 
     def record(self, line: Line) -> Recorded:
         """Positions, monitor and time of every image of a line."""
@@ -76,6 +82,7 @@ class Exposures:
         """Counts (row, column) of image ``index`` of a line, with the path lengths (species,) behind it."""
         monitor = float(monitor_counts(line.elapsed_s[index], self.schedule.duration_s, self.drift))
         number = line.number * self.schedule.images_per_line + index
+        monitor *= 1.0 if self.counted is None else self.counted(float(line.translations_mm[index]))
         return image(self.response, lengths_mm, monitor, seed=self.seed, number=number)
 
     def images(self, line: Line, pool: ThreadPoolExecutor, ahead: int = 4) -> Iterator[np.ndarray]:

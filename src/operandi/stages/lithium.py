@@ -1,14 +1,16 @@
 """Lithium: how much of it the graphite and the oxide hold, against the charge that has passed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
 
 from operandi.errors import ShapeError
-from operandi.stages.crystals import crystal_named
-from operandi.stages.reflections import lines_of
+from operandi.experiment import LITHIUM_PHASES, QWindow
+from operandi.stages.crystals import Crystal, crystal_named
+from operandi.stages.reflections import lines_of, pattern_of
+from operandi.stages.windows import plain_weights
 
 STAGES: dict[str, float] = {"graphite": 0.0, "LiC12": 0.5, "LiC6": 1.0}
 """Lithium for six carbons in each phase that has a map; dilute stages count as the map into whose window they fall."""
@@ -33,6 +35,19 @@ NMC622 = Relation(
 
 CONTENTS = (1.0, 0.35)
 """Lithium in the formula unit where NMC622 counts as lithiated and as delithiated: the ends of that relation."""
+
+_IN_BIN = 5
+"""Points by which a bin of a pattern is averaged."""
+
+OXIDES = ("NMC lithiated", "NMC delithiated")
+
+ASSUMPTIONS = (
+    "coulombs are those of lithium: no side reaction takes charge",
+    "the slice stands for the cell: all of it reacts alike along its axis",
+    "graphite holds lithium as C6, LiC12 and LiC6 alone; silicon and surface films are in the residual",
+    "maps hold nothing but their own phases",
+)
+"""What the balance takes for granted, whoever makes it."""
 
 
 def lattice_of_oxide(q_110: xr.Dataset, q_113: xr.Dataset) -> xr.Dataset:
@@ -122,9 +137,46 @@ def carbon_strengths(phases: Mapping[str, float] = STAGES) -> dict[str, float]:
     for name in phases:
         crystal = crystal_named(name)
         lines = lines_of(crystal, 1.6, 1.95)
-        carbons = sum(atom.occupancy for atom in crystal.atoms if atom.form_factor == crystal.atoms[-1].form_factor)
-        strengths[name] = float(lines.intensity.max() * crystal.volume / carbons)
+        strengths[name] = float(lines.intensity.max() * crystal.volume / _carbons(crystal))
     return {name: value / strengths["graphite"] for name, value in strengths.items()} if "graphite" in strengths else strengths
+
+
+def _carbons(crystal: Crystal) -> float:
+    """Carbon atoms in the cell of graphite or LiCx."""
+    return sum(atom.occupancy for atom in crystal.atoms if atom.form_factor == crystal.atoms[-1].form_factor)
+
+
+def window_strengths(q: np.ndarray, windows: Sequence[QWindow], fwhm_inv_angstrom: float) -> dict[str, float]:
+    """What the maps of `LITHIUM_PHASES` give for one carbon relative to graphite's, or one formula unit relative to the lithiated oxide's.
+
+    As `carbon_strengths`, of what each window with its background holds of its phase's lines: a line at the edge of its window is cut, and
+    one in the band of the background is taken away.
+
+    Parameters
+    ----------
+    q : centres of the patterns' bins, evenly spaced, Å⁻¹.
+    fwhm_inv_angstrom : width of the lines.
+
+    Raises
+    ------
+    ShapeError
+        A window is missing, or one holds nothing of its own phase.
+    """
+    weights, names, strengths = plain_weights(q, windows), [window.phase for window in windows], {}
+    within = (np.arange(_IN_BIN) - (_IN_BIN - 1) / 2) / _IN_BIN * (q[1] - q[0])
+    for name in LITHIUM_PHASES:
+        if name not in names:
+            raise ShapeError(f"lithium needs windows {', '.join(LITHIUM_PHASES)}: there is no {name!r}")
+        crystal, weight = crystal_named(name), weights[names.index(name)]
+        seen = np.flatnonzero(weight)
+        pattern = pattern_of(crystal, np.add.outer(q[seen], within).ravel(), fwhm_inv_angstrom).reshape(seen.size, _IN_BIN).mean(axis=1)
+        held = float(weight[seen] @ pattern)
+        if not held > 0:
+            raise ShapeError(
+                f"the window of {name!r} takes more of its lines, {fwhm_inv_angstrom:g} Å⁻¹ wide, for background than it holds: widen it"
+            )
+        strengths[name] = held * crystal.volume / (_carbons(crystal) if name in STAGES else 1.0)  # both oxides have 3 units in a cell
+    return {name: value / strengths["graphite" if name in STAGES else OXIDES[0]] for name, value in strengths.items()}
 
 
 def lithium_in_graphite(maps: xr.Dataset, strengths: Mapping[str, float] | None = None, *, at_least: float = 3.0) -> xr.Dataset:
@@ -170,8 +222,8 @@ def lithium_in_graphite(maps: xr.Dataset, strengths: Mapping[str, float] | None 
 
 def lithium_in_oxide(
     maps: xr.Dataset,
-    lithiated: str = "NMC lithiated",
-    delithiated: str = "NMC delithiated",
+    lithiated: str = OXIDES[0],
+    delithiated: str = OXIDES[1],
     *,
     strength: float = 1.0,
     at_least: float = 3.0,
@@ -233,8 +285,8 @@ def balance_lithium(
     charge_mah : (frame,) charge since the first frame's state or any other start, positive where the cell charges.
     graphite, oxide : (frame,) `lithium` and `sigma` of the whole electrodes, such as `lithium_in_graphite` and `lithium_in_oxide` give of
         the sums of maps over the cell.
-    graphite_mah : charge that fills all graphite from C6 to LiC6.
-    oxide_mah : charge for one lithium in each formula unit of the oxide.
+    graphite_mah : charge that fills all graphite from C6 to LiC6; NaN is not known, and so is what follows from it.
+    oxide_mah : charge for one lithium in each formula unit of the oxide, likewise.
 
     Returns
     -------
@@ -253,7 +305,7 @@ def balance_lithium(
         raise ShapeError("contents must hold lithium and sigma, as lithium_in_graphite and lithium_in_oxide give them")
     if len(dims) != 1 or any(part["lithium"].dims != dims or part.sizes != charge_mah.sizes for part in (graphite, oxide)):
         raise ShapeError(f"charge and contents must be over the same frames, got {charge_mah.dims}, {graphite.sizes} and {oxide.sizes}")
-    if not (0 < graphite_mah < np.inf and 0 < oxide_mah < np.inf and charge_mah.size):
+    if not all(0 < one < np.inf or np.isnan(one) for one in (graphite_mah, oxide_mah)) or not charge_mah.size:
         raise ShapeError(f"capacities must be above 0 mAh, got {graphite_mah} for the graphite and {oxide_mah} for the oxide")
     frame = str(dims[0])
     charge = charge_mah - charge_mah.isel({frame: 0})
@@ -267,12 +319,7 @@ def balance_lithium(
     attrs = {
         "graphite_mah": graphite_mah,
         "oxide_mah": oxide_mah,
-        "assumptions": [
-            "coulombs are those of lithium: no side reaction takes charge",
-            "the slice stands for the cell: all of it reacts alike along its axis",
-            "graphite holds lithium as C6, LiC12 and LiC6 alone; silicon and surface films are in the residual",
-            "sigma is that of the maps; capacities, strengths and contents are taken as exact",
-        ],
+        "assumptions": [*ASSUMPTIONS, "sigma is that of the maps; capacities, strengths and contents are taken as exact"],
     }
     return xr.Dataset({name: value.assign_attrs(units="mAh") for name, value in made.items()}, attrs=attrs)
 

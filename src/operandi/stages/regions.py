@@ -8,23 +8,17 @@ import pandas as pd
 import xarray as xr
 
 from operandi.errors import ShapeError
+from operandi.nodes import REGION_COLUMNS
 from operandi.stages import anodes, defects
 from operandi.stages.dstar import fit_dstar
 from operandi.stages.unrolling import follow_winding
 
 REGIONS: Mapping[int, str] = dict(list(enumerate(defects.REGIONS))[1:])
 """Labels of a map of regions; 0 is outside of all."""
-TABLE_COLUMNS: Mapping[str, str] = {
-    "state": "str",
-    "region": "str",
-    "voxels": "int64",
-    "dstar_nm": "float64",
-    "sigma_nm": "float64",
-    "q_star_inv_angstrom": "float64",
-    "slope": "float64",
-    "reason": "str",
+TABLE_COLUMNS: Mapping[str, str] = {"state": "str"} | {
+    name: REGION_COLUMNS[name] for name in REGION_COLUMNS if name not in ("entry", "frame")
 }
-"""Columns of `region_table`, for a table of the published tree."""
+"""Columns of `region_table`: those of the published table, which counts frames in place of states."""
 
 
 def survey_regions(maps: xr.DataArray, dstar: xr.DataArray | None = None, *, layers: xr.DataArray | None = None) -> xr.Dataset:
