@@ -32,6 +32,7 @@ def beamtime(folder: Path, uri: str, corrections: dict, **scan) -> Beamtime:
     """A small beamtime whose windows keep all that lies under their peaks."""
     prepared = prepare(folder, uri, **scan)
     content = yaml.safe_load(prepared.file.read_text())
+    content.pop("lithium", None)
     content["windows"] = [
         {"phase": phase, "q_min_inv_angstrom": low, "q_max_inv_angstrom": high, "background": "none"} for phase, low, high in WINDOWS
     ]
