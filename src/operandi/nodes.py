@@ -108,6 +108,17 @@ class Closed:
 
 Product = Container | Array | Lazy | Table | Block | Rows | Closed
 
+
+def typed(kinds: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The ``values`` (row,) of each column of a table in its type; text as objects."""
+    return {name: np.array(values[name], object if kind == "str" else kind) for name, kind in kinds.items()}
+
+
+def typed_row(kinds: Mapping[str, str], row: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The columns (1,) of a single row, as `typed`."""
+    return typed(kinds, {name: [row[name]] for name in kinds})
+
+
 STEP_COLUMNS: Mapping[str, str] = {
     "step": "int64",
     "frame": "int64",

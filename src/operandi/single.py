@@ -11,7 +11,7 @@ import xarray as xr
 
 from operandi import provenance
 from operandi.errors import ShapeError
-from operandi.nodes import STEP_COLUMNS, STEPS, Array, Block, Closed, Container, Product, Rows, Table, result_key
+from operandi.nodes import STEP_COLUMNS, STEPS, Array, Block, Closed, Container, Product, Rows, Table, result_key, typed_row
 from operandi.sinks.tiled import TiledSink
 from operandi.stages.axis import Axis, find_axis
 from operandi.stages.corrections import correct
@@ -176,5 +176,4 @@ def _step(tomogram: SingleTomogram) -> Rows:
     missing = f"{100 * (1 - tomogram.coverage):.1f} % of the projections not measured; " if tomogram.coverage < 1 else ""
     known = {"phase": "unknown", "coverage": tomogram.coverage, "quality": missing + NO_CHARGE}
     unknown = {"float64": np.nan, "int64": 0, "str": ""}
-    columns = {name: (known.get(name, unknown[kind]), object if kind == "str" else kind) for name, kind in STEP_COLUMNS.items()}
-    return Rows(STEPS, {name: np.array([value], kind) for name, (value, kind) in columns.items()})
+    return Rows(STEPS, typed_row(STEP_COLUMNS, {name: unknown[kind] for name, kind in STEP_COLUMNS.items()} | known))

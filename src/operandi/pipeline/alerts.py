@@ -13,7 +13,7 @@ import numpy as np
 
 from operandi.errors import ShapeError
 from operandi.experiment import Experiment
-from operandi.nodes import EVENT_COLUMNS, EVENTS, Rows
+from operandi.nodes import EVENT_COLUMNS, EVENTS, Rows, typed
 from operandi.stages.charge import Log
 from operandi.stages.clocks import ClockOffset
 from operandi.stages.guardian import Clock, Event, Exposures, Observation, RunOver, State, Temperatures, watch
@@ -123,7 +123,7 @@ class Watch:
         told = begun + _APART_S * np.arange(len(events))
         self._told = float(told[-1])
         columns = {"told": told} | {name: [getattr(event, name) for event in events] for name in EVENT_COLUMNS if name != "told"}
-        return Rows(EVENTS, {name: np.array(columns[name], object if kind == "str" else kind) for name, kind in EVENT_COLUMNS.items()})
+        return Rows(EVENTS, typed(EVENT_COLUMNS, columns))
 
     def _came(self, observation: Observation) -> list[Event]:
         self._silence, events = watch(self._silence, observation, self._silence_rules)

@@ -21,6 +21,7 @@ from operandi.nodes import (
     Product,
     Rows,
     Table,
+    typed_row,
 )
 from operandi.pipeline.operando import convergence_rows, equal_angles, geometric_moments, measured_moments
 from operandi.pipeline.phases import LOG_GAP_S, Course, PhaseSet, View, course_of, instant_maps
@@ -140,7 +141,7 @@ def finish(completion: Completion, tomogram: Tomogram, experiment: Experiment, v
     pair = _pair(completion, scan, span)
     yield Rows(CONVERGENCE, convergence_rows(span.frame, window, pair, phases, view, width_mm=width, common_offset=air))
     row = {"frame": span.frame, "set_first": sets[0].number, "set_last": sets[-1].number, **told}
-    yield Rows(FINISHED, {name: np.array([row[name]], object if kind == "str" else kind) for name, kind in FINISHED_COLUMNS.items()})
+    yield Rows(FINISHED, typed_row(FINISHED_COLUMNS, row))
 
 
 def forget(completion: Completion, scan: Scan, next_first: int) -> None:

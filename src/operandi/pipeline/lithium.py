@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from operandi.experiment import LITHIUM_PHASES, Corrections, Experiment, Lithium
-from operandi.nodes import LITHIUM, LITHIUM_COLUMNS, Product, Rows, Table
+from operandi.nodes import LITHIUM, LITHIUM_COLUMNS, Product, Rows, Table, typed_row
 from operandi.pipeline.phases import PhaseSet
 from operandi.stages.lithium import (
     ASSUMPTIONS,
@@ -145,7 +145,7 @@ def row(frame: int, now: Contents, first: Contents | None, experiment: Experimen
     sigma = np.hypot(now.sigma, np.linalg.norm(now.shift, axis=1))
     sides = {f"{name}{end}": values[i] for i, name in enumerate(_SIDES) for end, values in (("", now.lithium), ("_sigma", sigma))}
     values = {"frame": frame, "charge_mah": now.charge_mah, "reason": _reason(now, how), **sides, **_balance(now, first, how)}
-    return Rows(LITHIUM, {name: np.array([values[name]], object if kind == "str" else kind) for name, kind in LITHIUM_COLUMNS.items()})
+    return Rows(LITHIUM, typed_row(LITHIUM_COLUMNS, values))
 
 
 def _balance(now: Contents, first: Contents | None, how: Lithium) -> dict[str, float]:

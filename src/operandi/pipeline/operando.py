@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from operandi.nodes import CONVERGENCE_COLUMNS
+from operandi.nodes import CONVERGENCE_COLUMNS, typed
 from operandi.pipeline.phases import LOG_GAP_S, Course, PhaseSet, View
 from operandi.stages import charge
 from operandi.stages.convergence import changed_too_fast, fourier_ring_correlation, more_projections, projections_for, total_drift
@@ -78,7 +78,7 @@ def convergence_rows(
         }
         for i, name in enumerate(phases)
     ]  # fmt: skip
-    return {name: np.array([row[name] for row in rows], object if kind == "str" else kind) for name, kind in CONVERGENCE_COLUMNS.items()}
+    return typed(CONVERGENCE_COLUMNS, {name: [row[name] for row in rows] for name in CONVERGENCE_COLUMNS})
 
 
 def _halves(window: Sequence[PhaseSet], view: View) -> tuple[list[np.ndarray], int]:

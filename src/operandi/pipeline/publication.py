@@ -28,6 +28,7 @@ from operandi.nodes import (
     Product,
     Rows,
     Table,
+    typed_row,
 )
 from operandi.pipeline import completion, lithium, sizes, straightening, voxels
 from operandi.pipeline.phases import LOG_GAP_S
@@ -251,7 +252,7 @@ def step_row(tomogram: Tomogram, exposures: Sequence[Exposed], log: charge.Log, 
         "phase": charge.phase_of_cycle(log, tomogram.t_start, tomogram.t_end),
         "quality": _quality(tomogram, q_start, q_end, log_ended),
     }  # fmt: skip
-    return _one_row(STEPS, STEP_COLUMNS, row)
+    return Rows(STEPS, typed_row(STEP_COLUMNS, row))
 
 
 def provisional_row(tomogram: Tomogram, log: charge.Log, clock: ClockOffset | None, *, covered: bool) -> Rows:
@@ -269,7 +270,7 @@ def provisional_row(tomogram: Tomogram, log: charge.Log, clock: ClockOffset | No
         reason = f"the potentiostat log begins {log.time[0] - tomogram.t_end:.0f} s after it"
     else:
         reason = f"the potentiostat log ends {tomogram.t_end - log.time[-1]:.0f} s before it does"
-    return _one_row(PROVISIONAL, PROVISIONAL_COLUMNS, {**_made_of(tomogram), "reason": reason})
+    return Rows(PROVISIONAL, typed_row(PROVISIONAL_COLUMNS, {**_made_of(tomogram), "reason": reason}))
 
 
 def _made_of(tomogram: Tomogram) -> dict[str, Any]:
@@ -278,10 +279,6 @@ def _made_of(tomogram: Tomogram) -> dict[str, Any]:
         "step": span.frame, "frame": span.frame, "set_first": span.set_first, "set_last": span.set_last,
         "t_start": tomogram.t_start, "t_end": tomogram.t_end, "coverage": tomogram.coverage,
     }  # fmt: skip
-
-
-def _one_row(path: tuple[str, ...], columns: Mapping[str, str], row: Mapping[str, Any]) -> Rows:
-    return Rows(path, {name: np.array([row[name]], object if kind == "str" else kind) for name, kind in columns.items()})
 
 
 def clock_metadata(clock: ClockOffset | None) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from operandi.nodes import (
     Array,
     Block,
     Container,
-    NodePath,
     Product,
     Rows,
     Table,
+    typed,
 )
 from operandi.pipeline.tomograms import plane_coords
 from operandi.stages import defects
@@ -70,11 +70,12 @@ def products(frame: int, maps: xr.DataArray, volume: xr.DataArray, dstar: np.nda
     count = len(table["region"])
     reasons = [reason or one for one in table["reason"]]
     numbered = {"entry": frame * count + np.arange(count), "frame": np.full(count, frame), "reason": reasons}
-    yield _rows(REGION_TABLE, REGION_COLUMNS, {**table, **numbered})
+    yield Rows(REGION_TABLE, typed(REGION_COLUMNS, {**table, **numbered}))
     sizes = {column: found[name].to_numpy() for column, name in _SIZES.items() if name in found}
     if sizes:
         number = sizes["number"]
-        yield _rows(DEFECTS, DEFECT_COLUMNS, {**sizes, "entry": frame * _MOST + number, "frame": np.full(len(number), frame)})
+        numbered = {"entry": frame * _MOST + number, "frame": np.full(len(number), frame)}
+        yield Rows(DEFECTS, typed(DEFECT_COLUMNS, {**sizes, **numbered}))
 
 
 def _found(maps: xr.DataArray, dstar: xr.DataArray) -> tuple[xr.Dataset, str]:
@@ -84,10 +85,6 @@ def _found(maps: xr.DataArray, dstar: xr.DataArray) -> tuple[xr.Dataset, str]:
     except ShapeError as error:
         nothing = dstar.copy(data=np.zeros(dstar.shape, np.int32))
         return xr.Dataset({"label": nothing, "defect": nothing, "score": dstar.copy(data=np.full(dstar.shape, np.nan))}), str(error)
-
-
-def _rows(path: NodePath, columns: Mapping[str, str], values: Mapping[str, Any]) -> Rows:
-    return Rows(path, {name: np.asarray(values[name]).astype(object if kind == "str" else kind) for name, kind in columns.items()})
 
 
 def _units(columns: Mapping[str, str]) -> dict[str, str]:

@@ -111,7 +111,10 @@ def _rings(maps: np.ndarray, translation_mm: np.ndarray) -> np.ndarray:
 
 
 def _project(maps: np.ndarray, rotation_deg: np.ndarray, translation_mm: np.ndarray, axis_mm: float) -> np.ndarray:
-    """Projections (row, translation, …) of maps (y, x, …): each voxel is shared between the two cells next to its centre."""
+    """Projections (row, translation, …) of maps (y, x, …): each voxel is shared between the two cells next to its centre.
+
+    Coarser than the projector of iterations, and good enough for what is smooth; that one would add to what a worker compiles at its start.
+    """
     grid, order = grid_mm(translation_mm), np.argsort(translation_mm)
     n, pitch = grid.size, abs(grid[1] - grid[0])
     x, y = (a.ravel() for a in np.meshgrid(grid, grid))
