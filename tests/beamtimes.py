@@ -10,6 +10,7 @@ import yaml
 from operandi.experiment import Experiment
 from operandi.experiment_file import load_experiment
 from operandi.simulate.beamline import Rehearsal, demo_file, rehearse
+from operandi.sources import replay as sources
 from operandi.sources.journal import Journal
 
 SETS, ROTATIONS, TRANSLATIONS = 4, 6, 15
@@ -36,6 +37,12 @@ class Beamtime:
         file = self.file.with_name(name)
         file.write_text(yaml.safe_dump(content, allow_unicode=True))
         return load_experiment(file)
+
+
+def documents(beamtime: Beamtime):
+    """What its rehearsal wrote into the journal."""
+    assert beamtime.rehearsal is not None
+    return sources.from_journal(beamtime.experiment.publishing.journal, beamtime.rehearsal.uid)
 
 
 def prepare(folder: Path, uri: str, **scan: Any) -> Beamtime:

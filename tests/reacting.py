@@ -8,12 +8,18 @@ from scipy.interpolate import CubicSpline
 from operandi.simulate.phantom import SPECIES, Cell, Layout, jelly_roll
 from operandi.simulate.potentiostat import ChargeCurve, paper_curve
 from operandi.simulate.projections import line_integrals
+from operandi.stages.instants import Projections
+from operandi.stages.temporal import TemporalModel, learn
 from operandi.stages.volumes import partial_volume
 
 SETS, SET_S = 10, 720.0
 CHANNELS = ("graphite", "LiC12", "LiC6", "NMC lithiated", "NMC delithiated")
 NOISE = 0.005
 """Standard deviation over the strongest cell: about twice what counting gives on the small detector of the built-in example."""
+OTHER_CELLS = {
+    "more turns, further apart": Layout(bend=None, agglomerate=(1.0, -1.2, 0.4), turns=3.0, lag=0.25),
+    "fewer turns, closer together": Layout(turns=2.0, anode_mm=0.2, bend=(2.9, 0.3, 0.2), agglomerate=None, lag=0.05),
+}
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,15 @@ def measure(
     return Experiment(
         cell, curve, offsets, rotation.reshape(shape), time.reshape(*shape, -1), np.stack(lines).reshape(*shape, translations, -1)
     )
+
+
+def taken(cell: Experiment, noise: float, seed: int = 1, sets: int | None = None) -> tuple[Projections, TemporalModel]:
+    """The noisy projections of the first sets (all if None), by the charge, and the temporal model that they teach."""
+    sigma, shape = noise * cell.sinograms.max(), cell.sinograms[:sets].shape
+    flat = (cell.sinograms[:sets] + sigma * np.random.default_rng(seed).standard_normal(shape)).reshape(-1, *shape[2:])
+    progress = cell.curve.charge(cell.time_s[:sets]).mean(axis=2).ravel()
+    projections = Projections(cell.rotation_deg[:sets].ravel(), progress, flat, np.full(flat.shape, sigma**2))
+    return projections, learn(flat, projections.variance, projections.rotation_deg, progress)
 
 
 def quadrant_difference(volume: np.ndarray) -> np.ndarray:

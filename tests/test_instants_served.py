@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-from beamtimes import Beamtime, measure, prepare
+from beamtimes import Beamtime, documents, measure, prepare
 
 from operandi.client import Result
 from operandi.errors import NotPublishedError
 from operandi.simulate.potentiostat import LIMIT_V, ChargeCurve
-from operandi.sources import replay as sources
 from operandi.worker import replay
 
 SCAN = {"sets": 5, "rotations_per_set": 10, "translations": 17, "exposure_s": 720 / (10 * 17)}
@@ -22,11 +21,6 @@ def charged(first_mah: float, last_mah: float, sets: int) -> ChargeCurve:
     elapsed, charge = np.array([-7200.0, -3600.0, 0.0, end, end + 3600, end + 7200]), np.array([0.0, 0, 0, 0, 0, FULL_MAH])
     charge[1:5] = first_mah, first_mah, last_mah, last_mah
     return ChargeCurve(elapsed, charge, np.array([0, 0, rate, rate, 0, 0]), np.full(6, LIMIT_V))
-
-
-def documents(beamtime: Beamtime):
-    assert beamtime.rehearsal is not None
-    return sources.from_journal(beamtime.experiment.publishing.journal, beamtime.rehearsal.uid)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 import yaml
-from beamtimes import Beamtime, in_background, measure, prepare
+from beamtimes import Beamtime, documents, in_background, measure, prepare
 
 from operandi import fit_peaks, integrate
 from operandi.check import check
@@ -19,7 +19,6 @@ from operandi.simulate.beamline import fit_cell, plan_schedule
 from operandi.simulate.exposures import Beam
 from operandi.simulate.phantom import EMPTY
 from operandi.sinks.pattern_files import write_patterns
-from operandi.sources import replay as sources
 from operandi.sources.assets import load_mask
 from operandi.worker import replay, run_worker
 
@@ -45,11 +44,6 @@ def beamtime(folder: Path, uri: str, corrections: dict, **scan) -> Beamtime:
     content |= {"composites": [], "corrections": corrections, "reconstruction": {"axis_mm": AXIS_MM}}
     prepared.file.write_text(yaml.safe_dump(content))
     return prepared
-
-
-def documents(of: Beamtime):
-    assert of.rehearsal is not None
-    return sources.from_journal(of.experiment.publishing.journal, of.rehearsal.uid)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from itertools import chain
 import numpy as np
 import pytest
 import xarray as xr
-from beamtimes import Beamtime, in_background, measure, prepare
+from beamtimes import Beamtime, documents, in_background, measure, prepare
 
 from operandi import pipeline
 from operandi.client import Result
@@ -21,7 +21,6 @@ from operandi.simulate.comparison import correlations, load_truth
 from operandi.simulate.exposures import Exposures
 from operandi.simulate.projections import line_integrals
 from operandi.simulate.schedules import Line, Schedule
-from operandi.sources import replay as sources
 from operandi.stages import scans
 from operandi.worker import replay, run_worker
 
@@ -108,11 +107,6 @@ def golden(service) -> tuple[Beamtime, str]:
 def torn(service) -> tuple[Beamtime, str]:
     prepared = prepare(service.storage / "torn", service.uri, **ORDER, **KEYS, order="bit-reversed", sets_by="motion")
     return followed(prepared, service.api_key, measure_damaged)
-
-
-def documents(beamtime: Beamtime):
-    assert beamtime.rehearsal is not None
-    return sources.from_journal(beamtime.experiment.publishing.journal, beamtime.rehearsal.uid)
 
 
 def folded(beamtime: Beamtime, experiment: Experiment) -> tuple[xr.Dataset, list[float]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from beamtimes import IMAGES_PER_SET, SETS, Beamtime, in_background, measure, prepare
+from beamtimes import IMAGES_PER_SET, SETS, Beamtime, documents, in_background, measure, prepare
 
 from operandi.client import Catalog, Result
 from operandi.client import open as open_catalog
@@ -53,11 +53,6 @@ def live_result(catalog: Catalog, beamtime: Beamtime) -> Result:
 def digest(catalog, beamtime) -> dict[str, str]:
     """Of the live result."""
     return live_result(catalog, beamtime).digest()
-
-
-def documents(beamtime: Beamtime):
-    assert beamtime.rehearsal is not None
-    return sources.from_journal(beamtime.experiment.publishing.journal, beamtime.rehearsal.uid)
 
 
 def test_a_run_followed_live_gives_all_frames_with_charge_and_full_coverage(catalog, beamtime):

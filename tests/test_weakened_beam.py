@@ -6,14 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from beamtimes import Beamtime, in_background, measure, prepare
+from beamtimes import Beamtime, documents, in_background, measure, prepare
 
 from operandi.client import Catalog, Result
 from operandi.simulate.beamline import plan_schedule
 from operandi.simulate.exposures import Beam
 from operandi.simulate.phantom import Cell, Layout, jelly_roll
 from operandi.simulate.projections import FINE
-from operandi.sources import replay as sources
 from operandi.stages.absorption import cylinder_transmission
 from operandi.stages.scans import translations_mm
 from operandi.worker import replay, run_worker
@@ -55,11 +54,6 @@ def weakened(of: Beamtime) -> Beam:
         return gain * float(cylinder_transmission(np.array([translation]), AXIS_MM, CAN)[0])
 
     return Beam(strength=30, drift=0.0, air_mm=AIR_MM, counted=counted)
-
-
-def documents(of: Beamtime):
-    assert of.rehearsal is not None
-    return sources.from_journal(of.experiment.publishing.journal, of.rehearsal.uid)
 
 
 CORRECTED = {

@@ -5,10 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from reacting import NOISE, SET_S, Experiment, measure, quadrant_difference
+from reacting import NOISE, OTHER_CELLS, SET_S, Experiment, measure, quadrant_difference, taken
 
 from operandi.errors import ShapeError
-from operandi.simulate.phantom import Layout
 from operandi.stages.instants import Instant, Projections, instant_sinogram
 from operandi.stages.temporal import TemporalModel, learn
 from operandi.stages.volumes import partial_volume
@@ -25,15 +24,6 @@ def experiment() -> Experiment:
 @functools.cache
 def measured(noise: float) -> tuple[Projections, TemporalModel]:
     return taken(experiment(), noise)
-
-
-def taken(cell: Experiment, noise: float, seed: int = 1) -> tuple[Projections, TemporalModel]:
-    sigma = noise * cell.sinograms.max()
-    noisy = cell.sinograms + sigma * np.random.default_rng(seed).standard_normal(cell.sinograms.shape)
-    flat = noisy.reshape(-1, *cell.sinograms.shape[2:])
-    progress = cell.curve.charge(cell.time_s).mean(axis=2).ravel()
-    projections = Projections(cell.rotation_deg.ravel(), progress, flat, np.full(flat.shape, sigma**2))
-    return projections, learn(flat, projections.variance, projections.rotation_deg, progress)
 
 
 def volume_of(instant: Instant) -> np.ndarray:
@@ -97,15 +87,9 @@ def test_so_it_is_within_the_windings(noise, frame):
     assert np.abs(left[3:]).max() <= 0.12 * np.abs(shown[3:]).max()  # the cathode's course does not bend
 
 
-LAYOUTS = {
-    "more turns, further apart": Layout(bend=None, agglomerate=(1.0, -1.2, 0.4), turns=3.0, lag=0.25),
-    "fewer turns, closer together": Layout(turns=2.0, anode_mm=0.2, bend=(2.9, 0.3, 0.2), agglomerate=None, lag=0.05),
-}
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", OTHER_CELLS)
 def test_so_it_is_with_other_cells(layout):
-    cell = measure(layout=LAYOUTS[layout])
+    cell = measure(layout=OTHER_CELLS[layout])
     projections, model = taken(cell, NOISE, seed=5)
     for frame in FAST:
         still = cell.frozen((frame + 1) * SET_S)
@@ -131,14 +115,14 @@ def asymmetry_at_onset(cell: Experiment, noise: float) -> float:
     return float(np.linalg.norm(quadrant_difference(volume - stopped_at_onset(cell))))
 
 
-@pytest.mark.parametrize("layout", [None, *LAYOUTS])
+@pytest.mark.parametrize("layout", [None, *OTHER_CELLS])
 def test_where_a_phase_begins_shorter_sets_with_as_many_photons_cure_the_asymmetry_and_more_photons_do_not(layout):
-    cell = measure(layout=LAYOUTS.get(layout))
+    cell = measure(layout=OTHER_CELLS.get(layout))
     rotation, _, values = cell.window(2, cell.sinograms)
     sliding_window = partial_volume(values, rotation, cell.translation_mm, 0.0)
     shown = np.linalg.norm(quadrant_difference(sliding_window - stopped_at_onset(cell)))
     assert asymmetry_at_onset(cell, 0.0) > 0.12 * shown
-    short = measure(layout=LAYOUTS.get(layout), sets=30)
+    short = measure(layout=OTHER_CELLS.get(layout), sets=30)
     assert asymmetry_at_onset(short, np.sqrt(3) * NOISE) < 0.1 * shown
 
 

@@ -5,35 +5,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from reacting import NOISE, SET_S, Experiment, measure, quadrant_difference
+from reacting import NOISE, OTHER_CELLS, SET_S, Experiment, measure, quadrant_difference, taken
 
-from operandi.simulate.phantom import Layout
 from operandi.simulate.projections import line_integrals
 from operandi.stages.instants import Projections, instant_sinogram
 from operandi.stages.temporal import TemporalModel, learn
 from operandi.stages.trends import _project, _rings, with_trend
 from operandi.stages.volumes import grid_mm, partial_volume
 
-LAYOUTS = {
-    "the built-in cell": None,
-    "more turns": Layout(bend=None, agglomerate=(1.0, -1.2, 0.4), turns=3.0, lag=0.25),
-    "fewer turns": Layout(turns=2.0, anode_mm=0.2, bend=(2.9, 0.3, 0.2), agglomerate=None, lag=0.05),
-}
+LAYOUTS = {"the built-in cell": None, **OTHER_CELLS}
 
 
 @functools.cache
 def experiment(layout: str = "the built-in cell") -> Experiment:
     return measure(layout=LAYOUTS[layout])
-
-
-def taken(cell: Experiment, sets: int, seed: int = 3) -> tuple[Projections, TemporalModel]:
-    """The first sets, as the service has them when it makes its first frames."""
-    sigma = NOISE * cell.sinograms.max()
-    values = cell.sinograms[:sets].reshape(-1, *cell.sinograms.shape[2:])
-    values = values + sigma * np.random.default_rng(seed).standard_normal(values.shape)
-    progress = cell.curve.charge(cell.time_s[:sets]).mean(axis=2).ravel()
-    projections = Projections(cell.rotation_deg[:sets].ravel(), progress, values, np.full(values.shape, sigma**2))
-    return projections, learn(values, projections.variance, projections.rotation_deg, progress)
 
 
 def off(cell: Experiment, projections: Projections, model: TemporalModel, time_s: float) -> np.ndarray:
@@ -42,10 +27,12 @@ def off(cell: Experiment, projections: Projections, model: TemporalModel, time_s
     return partial_volume(instant.intensity, instant.rotation_deg, cell.translation_mm, 0.0) - cell.frozen(time_s)
 
 
-@pytest.mark.parametrize(("layout", "share"), [("the built-in cell", 0.85), ("more turns", 0.85), ("fewer turns", 0.7)])
+@pytest.mark.parametrize(
+    ("layout", "share"), [("the built-in cell", 0.85), ("more turns, further apart", 0.85), ("fewer turns, closer together", 0.7)]
+)
 def test_the_first_frame_is_nearer_to_the_truth_and_no_more_lopsided(layout, share):
     cell = experiment(layout)
-    projections, model = taken(cell, 4)
+    projections, model = taken(cell, NOISE, seed=3, sets=4)
     charge = float(cell.curve.charge(2 * SET_S)) / 2
     seconds = np.linspace(0, 2 * SET_S, 2001)
     middle = float(np.interp(charge, cell.curve.charge(seconds), seconds))
@@ -57,7 +44,7 @@ def test_the_first_frame_is_nearer_to_the_truth_and_no_more_lopsided(layout, sha
 
 def test_a_cell_that_stands_still_stays_as_it_is():
     cell = experiment()
-    projections, _ = taken(cell, 4)
+    projections, _ = taken(cell, NOISE, seed=3, sets=4)
     charge = np.full(cell.translation_mm.size, 9.0)
     lines = np.stack([line_integrals(cell.cell, angle, cell.translation_mm, charge) for angle in projections.rotation_deg])
     still = lines[..., : projections.intensity.shape[2]]
@@ -72,7 +59,7 @@ def test_a_cell_that_stands_still_stays_as_it_is():
 
 def test_a_trend_is_left_out_where_it_cannot_be_told():
     cell = experiment()
-    projections, model = taken(cell, 4)
+    projections, model = taken(cell, NOISE, seed=3, sets=4)
     torn = projections.intensity.copy()
     torn[3, 5] = np.nan
     wide = np.repeat(projections.progress[:, None], len(cell.translation_mm), axis=1)
